@@ -1,16 +1,14 @@
 """Mini GPT: a decoder-only Transformer in one file, to be read from top to bottom.
 
-    python mini_gpt.py            learns six sentences, completes "deep", draws its attention
-    python mini_gpt.py --help     lists the options
+    python mini_gpt.py          learns six sentences, completes "deep", draws its attention
+    python mini_gpt.py --help   lists the rest: your own text, sampling, an LSTM to compare with
 
-The file follows the data: text becomes tokens, tokens become vectors, vectors become
-predictions, predictions become a loss, the loss becomes learning, and what was learned
-becomes text and a picture. If you have time for one class only, read MaskedSelfAttention.
+The file follows the data: text becomes tokens, tokens become vectors, vectors become predictions,
+predictions become a loss, the loss becomes learning, and that becomes text and a picture.
+If you read one class only, read MaskedSelfAttention. Letters in the shapes, the same everywhere:
 
-Letters in the shape comments, the same everywhere:
-    B  batch: sequences side by side        H  attention heads
-    T  time: tokens in a sequence           V  vocabulary size
-    C  channels: numbers per token (embed_dim)
+    B  batch: sequences side by side      C  channels: numbers per token (embed_dim)
+    T  time: tokens in a sequence         H  attention heads         V  vocabulary size
 """
 
 import argparse
@@ -18,7 +16,8 @@ import math
 import random
 import sys
 import time
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -29,7 +28,6 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 # ---------------------------------------------------------------- data and hyperparameters
-
 SENTENCES = [
     "deep learning is powerful",
     "deep learning is fun",
@@ -38,7 +36,6 @@ SENTENCES = [
     "deep models learn representations",
     "transformers use self attention",
 ]
-
 EMBED_DIM = 32
 NUM_HEADS = 4
 NUM_LAYERS = 2
@@ -50,21 +47,21 @@ BATCH_SIZE = 32
 # trained model finds likelier is left to chance, and with this seed it is "powerful".
 SEED = 2017
 
-# ---------------------------------------------------------------- text becomes tokens
 
+# ---------------------------------------------------------------- text becomes tokens
 # One token opens and closes every line: it tells generation where to start and when to stop.
 DELIMITER, DELIMITER_ID = "<|endoftext|>", 0
 
 
 class Vocab:
-    """The words of some lines of text, numbered; id 0 is the delimiter.
+    """The words, or with chars=True the characters, of some lines of text, numbered from 1.
 
-    Raises ValueError where text contains a word that is not numbered, or the delimiter itself.
+    Raises ValueError for text with a token that has no number, or with the delimiter in it.
     """
 
-    def __init__(self, lines):
-        words = {word for line in lines for word in self.split(line)}
-        self.tokens = [DELIMITER] + sorted(words)
+    def __init__(self, lines, chars=False):
+        self.chars = chars
+        self.tokens = [DELIMITER, *sorted({token for line in lines for token in self.split(line)})]
         self.ids = {token: i for i, token in enumerate(self.tokens)}
 
     def __len__(self):
@@ -73,25 +70,32 @@ class Vocab:
     def split(self, text):
         if DELIMITER in text:
             raise ValueError(f"text must not contain {DELIMITER}, which marks the ends of a line")
-        return text.split()
+        return list(text) if self.chars else text.split()
 
     def encode(self, text):
-        """Text to a list of ids, without delimiters."""
-        words = self.split(text)
-        for word in words:
-            if word not in self.ids:
-                raise ValueError(f"unknown word {word!r}: not one of the {len(self) - 1} words "
-                                 f"learned from the data, such as {self.tokens[1]!r}")
-        return [self.ids[word] for word in words]
+        """Text -> list of ids, without delimiters."""
+        tokens = self.split(text)
+        for token in tokens:
+            if token not in self.ids:
+                kin = [known for known in self.tokens if known.lower() == token.lower()]
+                hint = f"only its case differs from {kin[0]!r}" if kin else f"try {self.tokens[1]!r}"
+                raise ValueError(f"{token!r} is not in the vocabulary: {hint}")
+        return [self.ids[token] for token in tokens]
 
     def decode(self, ids):
-        """A list of ids to text; a delimiter shows as itself."""
-        return " ".join(self.tokens[i] for i in ids)
+        """List of ids -> text; a delimiter shows as itself."""
+        return ("" if self.chars else " ").join(self.tokens[i] for i in ids)
+
+
+def make_sequences(lines, vocab, context_length):
+    """Lines -> sequences: lists of ids, a delimiter at each end of a line, cut to fit the context."""
+    whole = [[DELIMITER_ID, *vocab.encode(line), DELIMITER_ID] for line in lines]
+    # Pieces overlap by one token, so that every token but the first is predicted exactly once.
+    return [ids[start:start + context_length + 1]
+            for ids in whole for start in range(0, len(ids) - 1, context_length)]
 
 
 # ---------------------------------------------------------------- tokens become vectors
-
-
 def causal_mask(seq_len, device=None):
     """Bool (T, T), True where attention is forbidden: row t must not look at columns after t."""
     return torch.triu(torch.ones(seq_len, seq_len, device=device), diagonal=1).bool()
@@ -103,8 +107,7 @@ class MaskedSelfAttention(nn.Module):
     def __init__(self, embed_dim, num_heads, dropout):
         super().__init__()
         if embed_dim % num_heads != 0:
-            raise ValueError(f"embed_dim {embed_dim} cannot be divided among {num_heads} heads: "
-                             "it must be a multiple of num_heads")
+            raise ValueError(f"{embed_dim} channels cannot be divided evenly among {num_heads} heads")
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)  # three projections in one product
         self.dropout = nn.Dropout(dropout)
@@ -115,13 +118,13 @@ class MaskedSelfAttention(nn.Module):
         B, T, C = x.shape
         head_size = C // self.num_heads
 
-        # Query: what a token looks for. Key: what it offers. Value: what it passes on. Every head
-        # works on its own slice of their channels: (B, T, 3C) -> (3, B, H, T, head_size).
+        # Query: what a token looks for. Key: what it offers. Value: what it passes on.
+        # Every head has its own slice of their channels: (B, T, 3C) -> (3, B, H, T, head_size).
         qkv = self.qkv(x).view(B, T, 3, self.num_heads, head_size)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, head_size)
 
-        # A dot product of head_size terms has a spread of sqrt(head_size); divided by that,
-        # the softmax starts out soft enough to learn.
+        # A dot product of head_size terms spreads by sqrt(head_size); divided by that, the
+        # softmax starts out soft enough to learn.
         scores = q @ k.transpose(-2, -1) / math.sqrt(head_size)  # (B, H, T, T)
         scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))
         weights = F.softmax(scores, dim=-1)  # exp(-inf) = 0: the future gets no weight at all
@@ -132,7 +135,7 @@ class MaskedSelfAttention(nn.Module):
 
 
 class GPTBlock(nn.Module):
-    """Attention, then a feed-forward network, each added to a residual stream (pre-LN, as GPT-2)."""
+    """Attention and a feed-forward network, each normalised first and added to x (pre-LN, GPT-2)."""
 
     def __init__(self, embed_dim, num_heads, dropout):
         super().__init__()
@@ -140,28 +143,21 @@ class GPTBlock(nn.Module):
         self.attention = MaskedSelfAttention(embed_dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.feed_forward = nn.Sequential(
-            nn.Linear(embed_dim, 4 * embed_dim),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(4 * embed_dim, embed_dim),
-        )
+            nn.Linear(embed_dim, 4 * embed_dim), nn.GELU(),
+            nn.Dropout(dropout), nn.Linear(4 * embed_dim, embed_dim))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
         """x (B, T, C) -> x (B, T, C), attention weights (B, H, T, T)."""
-        # Attention moves information between tokens ...
-        attended, weights = self.attention(self.norm1(x))
+        attended, weights = self.attention(self.norm1(x))  # tokens learn of each other
         x = x + self.dropout(attended)
-        # ... and the feed-forward network works on each token by itself.
-        x = x + self.dropout(self.feed_forward(self.norm2(x)))
+        x = x + self.dropout(self.feed_forward(self.norm2(x)))  # each token by itself
         return x, weights
 
 
 # ---------------------------------------------------------------- vectors become predictions
-
-
 class MiniGPT(nn.Module):
-    """Token and position embeddings, a stack of blocks, and a score for every possible next token."""
+    """Token and position embeddings, a stack of blocks, a score for every possible next token."""
 
     def __init__(self, vocab_size, context_length, embed_dim=EMBED_DIM, num_heads=NUM_HEADS,
                  num_layers=NUM_LAYERS, dropout=DROPOUT):
@@ -175,14 +171,14 @@ class MiniGPT(nn.Module):
         self.head = nn.Linear(embed_dim, vocab_size)
 
     def forward(self, idx):
-        """idx (B, T) -> logits (B, T, V), a list with one (B, H, T, T) of weights per layer.
+        """idx (B, T) -> logits (B, T, V), attention weights: a list of (B, H, T, T), one per layer.
 
-        The logits at position t score the token at t + 1. Raises ValueError if T > context_length.
+        The logits at t score the token at t + 1. Raises ValueError if T exceeds context_length.
         """
         T = idx.shape[1]
         if T > self.context_length:
             raise ValueError(f"{T} tokens do not fit into a context of {self.context_length}")
-        # Attention by itself does not know the order of its tokens: positions are learned vectors.
+        # To attention alone, the past has no order: each position adds a vector of its own.
         positions = torch.arange(T, device=idx.device)  # (T,)
         x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
         attention_weights = []
@@ -192,230 +188,337 @@ class MiniGPT(nn.Module):
         return self.head(self.norm(x)), attention_weights
 
 
-# ---------------------------------------------------------------- predictions become a loss
+class MiniLSTM(nn.Module):
+    """The rival, with the same contract: an LSTM (Hochreiter & Schmidhuber 1997)."""
 
-NO_TARGET = -100  # cross_entropy skips such targets
+    context_length = sys.maxsize  # it has no positions to run out of
+
+    def __init__(self, vocab_size, embed_dim=EMBED_DIM, num_layers=NUM_LAYERS, dropout=DROPOUT):
+        super().__init__()
+        # A layer of h units has 8 h^2 weights, a GPT block 12 embed_dim^2: as many, with this h.
+        h = round(embed_dim * math.sqrt(12 / 8))
+        self.token_embedding = nn.Embedding(vocab_size, h)
+        self.lstm = nn.LSTM(h, h, num_layers, batch_first=True, dropout=dropout * (num_layers > 1))
+        self.head = nn.Linear(h, vocab_size)
+
+    def forward(self, idx):
+        """idx (B, T) -> logits (B, T, V), no attention weights: an empty list."""
+        hidden, _ = self.lstm(self.token_embedding(idx))  # (B, T, h)
+        return self.head(hidden), []
+
+
+# ---------------------------------------------------------------- predictions become a loss
+NO_TARGET = -100  # cross_entropy skips targets of this value
+
+
+def batches(sequences, batch_size):
+    return [sequences[i:i + batch_size] for i in range(0, len(sequences), batch_size)]
+
+
+def count_predictions(sequences):
+    return sum(len(sequence) - 1 for sequence in sequences)
 
 
 def next_token_loss(model, sequences):
-    """Mean cross-entropy, in nats per predicted token, of a batch of sequences of ids."""
-    # Shorter sequences are filled up on the right. That needs no mask of its own: a real token
-    # attends only to what is left of it, and what padding predicts is not counted.
-    ids = pad_sequence([torch.tensor(sequence) for sequence in sequences],
-                       batch_first=True, padding_value=NO_TARGET)
-    ids = ids.to(next(model.parameters()).device)
-    # Every token is the target of the token before it.
-    inputs, targets = ids[:, :-1].clamp(min=0), ids[:, 1:]  # (B, T), (B, T)
+    """Mean cross-entropy of a batch, in nats per predicted token."""
+    # Shorter sequences are padded on the right. That needs no mask of its own: real tokens look
+    # only to their left, and what the padding predicts is not counted.
+    ids = pad_sequence([torch.tensor(sequence) for sequence in sequences], batch_first=True,
+                       padding_value=NO_TARGET).to(next(model.parameters()).device)
+    inputs, targets = ids[:, :-1].clamp(min=0), ids[:, 1:]  # (B, T) each: the target is the next
     logits, _ = model(inputs)  # (B, T, V)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
 
 
+@torch.no_grad()
+def evaluate(model, sequences, batch_size=BATCH_SIZE):
+    """Mean loss without dropout, in nats per predicted token; perplexity is its exponential."""
+    was_training = model.training
+    model.eval()
+    nats = sum(next_token_loss(model, batch).item() * count_predictions(batch)
+               for batch in batches(sequences, batch_size))
+    model.train(was_training)
+    return nats / count_predictions(sequences)
+
+
+def entropy_floor(sequences):
+    """The least loss of any model that cannot see the future, in nats per predicted token.
+
+    It is the entropy of what follows each prefix, averaged over the predictions. Along a sequence
+    these add up to the entropy of the whole (chain rule), so it is enough to count whole ones.
+    """
+    with_start = Counter(sequence[0] for sequence in sequences)
+    copies = Counter(map(tuple, sequences))
+    nats = sum(n * math.log(with_start[sequence[0]] / n) for sequence, n in copies.items())
+    return nats / count_predictions(sequences)
+
+
 # ---------------------------------------------------------------- the loss becomes learning
-
-
 def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE):
-    """Fit the model to sequences of ids (delimiters included); return the loss of every step.
+    """Fit the model to the sequences, printing progress; return the loss of every step.
 
-    Prints about ten lines on the way, each with the mean loss since the line before.
+    Ctrl-C ends it early. Raises FloatingPointError if the loss is no longer a finite number.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    # The order of the lines has its own random stream: it must not depend on dropout's draws.
-    order = random.Random(torch.initial_seed())
-    total_steps = epochs * math.ceil(len(sequences) / batch_size)
-    losses, tokens, reported = [], 0, 0
-    start = shown = time.perf_counter()
+    order = random.Random(torch.initial_seed())  # apart from the numbers that dropout draws
+    total_steps = epochs * len(batches(sequences, batch_size))
+    losses, tokens, printed, shown, start = [], 0, 0, 0, time.perf_counter()
     width = 79 if sys.stdout.isatty() else 0  # only a terminal can write over a line
 
     model.train()
-    for epoch in range(1, epochs + 1):
-        shuffled = order.sample(sequences, len(sequences))
-        for first in range(0, len(shuffled), batch_size):
-            batch = shuffled[first:first + batch_size]
-            loss = next_token_loss(model, batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    try:
+        for epoch in range(1, epochs + 1):
+            for batch in batches(order.sample(sequences, len(sequences)), batch_size):
+                loss = next_token_loss(model, batch)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
 
-            losses.append(loss.item())
-            tokens += sum(len(sequence) - 1 for sequence in batch)
-            step, now = len(losses), time.perf_counter()
-            line_is_due = step * 10 // total_steps > (step - 1) * 10 // total_steps
-            if line_is_due or (width and now - shown > 1):
-                recent = losses[reported:]
-                line = (f"epoch {epoch:{len(str(epochs))}}/{epochs}  "
-                        f"step {step:{len(str(total_steps))}}/{total_steps}  "
-                        f"loss {sum(recent) / len(recent):.4f}")
-                if line_is_due:
-                    print(line.ljust(width))
-                    reported = step
-                else:
-                    left = (now - start) / step * (total_steps - step)
-                    line += f"  {tokens / (now - start):,.0f} tokens/s  {left:.0f} s left"
-                    print(line.ljust(width), end="\r", flush=True)
-                shown = now
+                losses.append(loss.item())
+                tokens += count_predictions(batch)
+                step, seconds = len(losses), time.perf_counter() - start
+                if not math.isfinite(losses[-1]):
+                    raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: "
+                                             f"try a learning rate below {lr:g}")
+                is_tenth = step * 10 // total_steps > (step - 1) * 10 // total_steps
+                if is_tenth or (width and seconds > shown + 1):
+                    line = (f"epoch {epoch:{len(str(epochs))}}/{epochs}  "
+                            f"step {step:{len(str(total_steps))}}/{total_steps}  "
+                            f"loss {sum(losses[printed:]) / (step - printed):.4f}")
+                    if not is_tenth:  # a live line, which the next one replaces
+                        line += (f"  {tokens / seconds:,.0f} tokens/s"
+                                 f"  {seconds / step * (total_steps - step):.0f} s left")
+                    print(line.ljust(width), end="\n" if is_tenth else "\r", flush=True)
+                    printed, shown = step if is_tenth else printed, seconds
+    except KeyboardInterrupt:
+        print(f"stopped at step {len(losses)} of {total_steps}".ljust(width))
     seconds = time.perf_counter() - start
-    print(f"training  {seconds:.1f} s, {tokens / seconds:,.0f} tokens per second".ljust(width))
+    print(f"time      {seconds:.1f} s, {tokens / seconds:,.0f} tokens per second".ljust(width))
     return losses
 
 
 # ---------------------------------------------------------------- what was learned becomes text
+def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
+    """Logits (V,) -> probabilities (V,), the sharper the lower the temperature.
+
+    top_k keeps that many tokens, top_p the fewest that together reach this probability (nucleus
+    sampling, Holtzman et al. 2019); the others get probability 0.
+    """
+    if not (temperature > 0 and (top_k is None or top_k >= 1) and (top_p is None or 0 < top_p <= 1)):
+        raise ValueError("sampling needs temperature > 0, top_k >= 1 and 0 < top_p <= 1")
+    logits, order = (logits / temperature).sort(descending=True)
+    kept = F.softmax(logits[:top_k], dim=-1)  # (k,), the likeliest first
+    if top_p is not None:
+        likelier = kept.cumsum(dim=-1) - kept  # how probable all tokens before this one are
+        kept = kept * (likelier < top_p)
+    return torch.zeros_like(logits).scatter(0, order[:top_k], kept / kept.sum())
 
 
-@contextmanager
-def evaluating(model):
-    """Inside: no dropout and no gradients. Afterwards: the mode that the model was in."""
+@torch.no_grad()
+def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=None, top_p=None):
+    """Continue the prompt token by token until a delimiter; return all of it as text.
+
+    Temperature 0 takes the likeliest token (greedy), above 0 it samples. Prompt "" starts a line.
+    Raises ValueError for a prompt outside the vocabulary.
+    """
+    ids = [DELIMITER_ID, *vocab.encode(prompt)]
+    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
-
-
-def generate(prompt, model, vocab, max_new_tokens=20):
-    """Continue the prompt with the likeliest token, again and again; return prompt and continuation.
-
-    Stops at a delimiter. An empty prompt starts a line. Raises ValueError for unknown words.
-    """
-    ids = [DELIMITER_ID] + vocab.encode(prompt)
-    device = next(model.parameters()).device
-    with evaluating(model):
-        for _ in range(max_new_tokens):
-            context = torch.tensor([ids[-model.context_length:]], device=device)  # (1, T)
-            logits, _ = model(context)  # (1, T, V)
-            next_id = torch.argmax(logits[:, -1, :]).item()  # only the last position is news
-            if next_id == DELIMITER_ID:
-                break
-            ids.append(next_id)
+    for _ in range(max_new_tokens):
+        context = torch.tensor([ids[-model.context_length:]], device=device)  # (1, T)
+        logits, _ = model(context)  # (1, T, V), of which only the last position is news
+        if temperature == 0:
+            next_id = torch.argmax(logits[:, -1, :]).item()
+        else:
+            probabilities = sampling_probabilities(logits[0, -1], temperature, top_k, top_p)
+            next_id = torch.multinomial(probabilities, num_samples=1).item()
+        if next_id == DELIMITER_ID:
+            break
+        ids.append(next_id)
+    model.train(was_training)
     return vocab.decode(ids[1:])
 
 
 # ---------------------------------------------------------------- what was learned becomes a picture
-
-
 def plot_attention(attention_weights, layer=0, tokens=None):
-    """Draw one heatmap per head: how much each token (row) attends to each (column).
+    """One heatmap per head of a layer: how much each token (row) attends to each (column).
 
-    attention_weights: a list with one (B, H, T, T) per layer; of B, the first is drawn.
-    tokens: T labels, otherwise positions are numbered. Returns the matplotlib Figure.
-    Raises ValueError if there is no such layer or the labels are not T.
+    attention_weights: a (B, H, T, T) per layer; of B the first is drawn. tokens: T labels, or None
+    for positions. Returns the Figure. Raises ValueError for a layer or labels that don't fit.
     """
     if not 0 <= layer < len(attention_weights):
-        raise ValueError(f"no layer {layer}: there are {len(attention_weights)}, numbered from 0")
+        raise ValueError(f"no layer {layer}: there are {len(attention_weights)}, counted from 0")
     weights = attention_weights[layer][0].detach().cpu()  # (H, T, T)
     H, T, _ = weights.shape
-    labels = [str(t).replace("$", r"\$") for t in (range(T) if tokens is None else tokens)]
+    labels = [str(label).replace("$", r"\$") for label in (range(T) if tokens is None else tokens)]
     if len(labels) != T:
-        raise ValueError(f"{len(labels)} tokens given for attention among {T}")
+        raise ValueError(f"{len(labels)} tokens given for the attention among {T}")
 
     side = min(max(2.4, 0.5 * T), 6.0)  # of a panel, in inches
     fig = plt.figure(figsize=(H * side + 1.5, side + 1))
     for head in range(H):
         ax = fig.add_subplot(1, H, head + 1)
-        sns.heatmap(weights[head].numpy(), mask=causal_mask(T).numpy(), vmin=0, vmax=1,
-                    cmap="Blues", annot=T <= 10, fmt=".2f", annot_kws={"size": 8}, square=True,
-                    linewidths=0.5, cbar=False, ax=ax,
-                    xticklabels=labels, yticklabels=labels if head == 0 else False)
+        sns.heatmap(weights[head].numpy(), mask=causal_mask(T).numpy(), vmin=0, vmax=1, cmap="Blues",
+                    annot=T <= 10, fmt=".2f", annot_kws={"size": 8}, linewidths=0.5, square=True,
+                    cbar=False, xticklabels=labels, yticklabels=labels if head == 0 else False)
         ax.set_title(f"layer {layer}, head {head}")
         ax.tick_params(length=0)
         plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
     fig.colorbar(ax.collections[0], ax=fig.axes, label="attention weight", shrink=0.7)
-    fig.supxlabel("... attends to this token")
     fig.supylabel("this token ...")
+    fig.supxlabel("... attends to this token")
     fig.set_layout_engine("constrained")
     return fig
 
 
 # ---------------------------------------------------------------- the command line
-
-
 def number(kind, accept, wanted):
-    """An argparse type: an int or float (kind) that accept(value) is true of; wanted describes it."""
+    """An argparse type: an int or float (kind) that accept() agrees to; wanted puts it in words."""
     def convert(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not accept(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-        return value
+        with suppress(ValueError):
+            if accept(kind(text)):
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
     return convert
 
 
-def parse_options(argv):
-    """Return the parser, for its error(), and the options."""
-    at_least_one = number(int, lambda n: n >= 1, "a whole number of at least 1")
+def option_parser():
+    count = number(int, lambda n: n >= 1, "a whole number of at least 1")
+    share = number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+    rate = number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
+    heat = number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
+    probability = number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")
+    seed = number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
     devices = [name for name, is_here in [("cuda", torch.cuda.is_available()), ("cpu", True),
                                           ("mps", torch.backends.mps.is_available())] if is_here]
     parser = argparse.ArgumentParser(
         prog="mini_gpt.py", usage=argparse.SUPPRESS, allow_abbrev=False,
-        description="Train a small GPT, complete a text with it, draw its attention.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train a small GPT, complete a text with it, draw its attention.")
     option = parser.add_argument
-    option("--epochs", type=at_least_one, default=EPOCHS, help="times that each line is seen")
-    option("--batch-size", type=at_least_one, default=BATCH_SIZE, help="lines in a training step")
-    option("--lr", type=number(float, lambda x: 0 < x < math.inf, "a finite number above 0"),
-           default=LEARNING_RATE, help="learning rate of Adam")
-    option("--embed-dim", type=at_least_one, default=EMBED_DIM, help="channels, a multiple of heads")
-    option("--heads", type=at_least_one, default=NUM_HEADS, help="attention heads in a layer")
-    option("--layers", type=at_least_one, default=NUM_LAYERS, help="GPT blocks")
-    option("--dropout", type=number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1"),
-           default=DROPOUT, help="share of activations dropped in training")
-    option("--prompt", default="deep", help="text to complete")
-    option("--max-new-tokens", type=at_least_one, default=20, help="longest continuation")
-    option("--seed", type=number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1"),
-           default=SEED, help="same seed, same output")
+    option("--data", metavar="FILE", help="UTF-8 text, one example a line; None: six sentences")
+    option("--chars", action="store_true", help="make tokens of characters, not words")
+    option("--context", type=count, help="tokens seen at once; None: the longest line, at most 128")
+    option("--holdout", type=share, default=0.0, help="share of the lines to test on, not train on")
+    option("--epochs", type=count, default=EPOCHS, help="how often each line is seen")
+    option("--batch-size", type=count, default=BATCH_SIZE, help="lines in a training step")
+    option("--lr", type=rate, default=LEARNING_RATE, help="learning rate of Adam")
+    option("--embed-dim", type=count, default=EMBED_DIM, help="channels, a multiple of the heads")
+    option("--heads", type=count, default=NUM_HEADS, help="attention heads in a layer")
+    option("--layers", type=count, default=NUM_LAYERS, help="GPT blocks")
+    option("--dropout", type=share, default=DROPOUT, help="share of activations to drop in training")
+    option("--compare-lstm", action="store_true", help="train an LSTM of the same size too")
+    option("--prompt", help='text to complete; None: "deep", or "" with --data')
+    option("--max-new-tokens", type=count, default=20, help="longest continuation")
+    option("--temperature", type=heat, default=0.0, help="0: the likeliest token; above 0: sample")
+    option("--top-k", type=count, help="sample from the k likeliest tokens only")
+    option("--top-p", type=probability, help="sample from the fewest tokens that reach this probability")
+    option("--samples", type=count, default=1, help="texts to generate, at a temperature above 0")
+    option("--seed", type=seed, default=SEED, help="same seed, same output")
     option("--device", choices=devices, default=devices[0], help="where to compute")
-    option("--plot", metavar="FILE", default="attention.png", help="where to save the picture")
-    return parser, parser.parse_args(argv)
+    option("--plot", metavar="FILE", default="attention.png", help="picture: .png, .pdf or .svg")
+    return parser
 
 
-PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+def prepare(args):
+    """Options -> lines, vocabulary, training and held-out sequences, models.
+
+    Whatever is wrong with an option shows here, before any training: raises ValueError or OSError.
+    """
+    if args.samples > 1 and args.temperature == 0:
+        raise ValueError("--samples at temperature 0 would all be the same: set --temperature above 0")
+    lines = SENTENCES
+    if args.data:
+        text = Path(args.data).read_text(encoding="utf-8-sig")  # -sig skips a byte order mark
+        lines = [line for line in text.split("\n") if line.strip()]
+        if not lines:
+            raise ValueError(f"{args.data} has no text in it")
+    vocab = Vocab(lines, args.chars)
+    if args.prompt is None:
+        args.prompt = "" if args.data else "deep"
+    vocab.encode(args.prompt)
+    context_length = args.context or min(128, 1 + max(len(vocab.split(line)) for line in lines))
+
+    distinct = sorted(set(lines))  # if a line is held out, so are its copies
+    drawn = set(random.Random(args.seed).sample(distinct, round(args.holdout * len(distinct))))
+    if args.holdout > 0 and not 0 < len(drawn) < len(distinct):
+        raise ValueError(f"--holdout {args.holdout} of {len(distinct)} lines leaves one side empty")
+    training = make_sequences([line for line in lines if line not in drawn], vocab, context_length)
+    held_out = make_sequences([line for line in lines if line in drawn], vocab, context_length)
+
+    torch.manual_seed(args.seed)
+    models = [MiniGPT(len(vocab), context_length, args.embed_dim, args.heads, args.layers,
+                      args.dropout)]
+    if args.compare_lstm:
+        models.append(MiniLSTM(len(vocab), args.embed_dim, args.layers, args.dropout))
+    if not args.plot.lower().endswith((".png", ".pdf", ".svg")):
+        raise ValueError(f"--plot {args.plot} must end in .png, .pdf or .svg")
+    open(args.plot, "ab").close()  # can it be written?
+    return lines, vocab, training, held_out, [model.to(args.device) for model in models]
+
+
+def learn(model, args, lines, vocab, training, held_out):
+    """Train, evaluate, complete; print what came of it, and return it as a row of a table."""
+    torch.manual_seed(args.seed)  # so that every model sees the same batches
+    parameters = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+    row = {"model": type(model).__name__, "parameters": parameters}
+    print(f"model     {row['model']}, {parameters} parameters on {args.device}")
+    start = time.perf_counter()
+    train(model, training, args.epochs, args.batch_size, args.lr)
+    seconds = time.perf_counter() - start
+    for name, sequences in [("training", training), ("held-out", held_out)]:
+        if sequences:
+            loss = evaluate(model.eval(), sequences)
+            perplexity = torch.tensor(loss).exp()  # infinite for a huge loss, where math.exp fails
+            print(f"{name}  loss {loss:.4f} nats per token, perplexity {perplexity:.2f}")
+            row |= {f"{name} loss": f"{loss:.4f}", f"{name} perplexity": f"{perplexity:.2f}"}
+    print(f"floor     {entropy_floor(training):.4f}, the least training loss without seeing the future")
+    sampling = args.max_new_tokens, args.temperature, args.top_k, args.top_p
+    texts = [generate(args.prompt, model, vocab, *sampling) for _ in range(args.samples)]
+    for text in texts:
+        is_new = vocab.split(text) not in map(vocab.split, lines)
+        print(f"text      {text}" + "  (new)" * is_new)
+    return row | {"seconds": f"{seconds:.1f}", "completion": texts[0]}
 
 
 def main(argv=None):
-    """Train on the sentences, complete the prompt, draw the attention. --help lists the options.
+    """Train, evaluate, complete and draw, as the options say; --help lists them.
 
-    Returns the model, its vocabulary, and the attention weights of the completed text.
+    Returns the GPT, its vocabulary, and the attention weights of the (first) completed text.
     """
-    if argv is None:  # sys.argv may be somebody else's: in a notebook it is the kernel's
-        started_as = Path(globals().get("__file__", "")).name
-        argv = sys.argv[1:] if Path(sys.argv[0]).name == started_as else []
-    parser, args = parse_options(argv)
-    torch.manual_seed(args.seed)
-    try:  # whatever can be wrong with the options is found out before training
-        vocab = Vocab(SENTENCES)
-        vocab.encode(args.prompt)
-        sequences = [[DELIMITER_ID, *vocab.encode(line), DELIMITER_ID] for line in SENTENCES]
-        context_length = max(len(sequence) for sequence in sequences) - 1
-        model = MiniGPT(len(vocab), context_length, args.embed_dim, args.heads, args.layers,
-                        args.dropout).to(args.device)
-        if Path(args.plot).suffix.lower() not in PICTURE_SUFFIXES:
-            raise ValueError(f"{args.plot!r} is not a picture: the name must end in "
-                             + ", ".join(PICTURE_SUFFIXES))
-        open(args.plot, "ab").close()
-    except ValueError as error:
-        parser.error(error)
+    if argv is None:  # sys.argv counts if it names this file; in a notebook it is the kernel's
+        is_ours = Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name
+        argv = sys.argv[1:] if is_ours else []
+    parser = option_parser()
+    args = parser.parse_args(argv)
+    try:
+        lines, vocab, training, held_out, models = prepare(args)
+    except UnicodeDecodeError as error:
+        parser.error(f"{args.data} is not UTF-8 text: {error}")
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
+        parser.error(str(error))
 
-    num_tokens = sum(len(sequence) - 1 for sequence in sequences)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"data      {len(SENTENCES)} sentences, {num_tokens} tokens to predict, "
-          f"vocabulary of {len(vocab)}")
-    print(f"model     {num_parameters:,} parameters on {args.device}")
-    train(model, sequences, args.epochs, args.batch_size, args.lr)
-    text = generate(args.prompt, model, vocab, args.max_new_tokens)
-    print(f"text      {text}")
+    print(f"data      {len(lines):,} lines, {count_predictions(training):,} tokens to predict, "
+          f"vocabulary of {len(vocab):,}")
+    try:
+        rows = [learn(model, args, lines, vocab, training, held_out) for model in models]
+    except FloatingPointError as error:
+        parser.error(str(error))
+    if len(rows) > 1:
+        for cells in zip(rows[0], *(row.values() for row in rows)):  # a line per figure
+            print("  ".join(cell.ljust(24) for cell in cells).rstrip())
 
-    ids = [DELIMITER_ID, *vocab.encode(text)][-context_length:]
-    with evaluating(model):
-        _, attention_weights = model(torch.tensor([ids], device=args.device))
+    gpt = models[0]
+    ids = [DELIMITER_ID, *vocab.encode(rows[0]["completion"])][-gpt.context_length:]
+    with torch.no_grad():
+        _, attention_weights = gpt(torch.tensor([ids], device=args.device))
     figure = plot_attention(attention_weights, tokens=[vocab.tokens[i] for i in ids])
     figure.savefig(args.plot, dpi=150)
     print(f"picture   {args.plot}")
-    return model, vocab, attention_weights
+    return gpt, vocab, attention_weights
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""What Mini GPT claims, checked: `pytest` from the folder of mini_gpt.py. In the order of that file."""
+"""What Mini GPT claims, checked. Run `pytest` beside mini_gpt.py; the order is that of the file."""
 
 import itertools
 import math
+import os
+import random
+import re
 import runpy
 import shutil
 import subprocess
@@ -20,12 +23,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import mini_gpt
-from mini_gpt import (DELIMITER, SENTENCES, GPTBlock, MaskedSelfAttention, MiniGPT, Vocab, causal_mask,
-                      evaluating, generate, main, next_token_loss, plot_attention, train)
+from mini_gpt import (DELIMITER, SENTENCES, GPTBlock, MaskedSelfAttention, MiniGPT, MiniLSTM, Vocab,
+                      causal_mask, count_predictions, entropy_floor, evaluate, generate, main,
+                      make_sequences, next_token_loss, plot_attention, sampling_probabilities, train)
 
 SCRIPT = Path(mini_gpt.__file__).resolve()
 VOCAB = Vocab(SENTENCES)
-SEQUENCES = [[0, *VOCAB.encode(sentence), 0] for sentence in SENTENCES]
+SEQUENCES = make_sequences(SENTENCES, VOCAB, context_length=6)
 
 
 @pytest.fixture(autouse=True)
@@ -64,13 +68,9 @@ def floor_by_definition(sequences):
     for sequence in sequences:
         for t in range(1, len(sequence)):
             followers[tuple(sequence[:t])][sequence[t]] += 1
-    nats = sum(-n * math.log(n / sum(counts.values())) for counts in followers.values() for n in counts.values())
+    nats = sum(-n * math.log(n / sum(counts.values()))
+               for counts in followers.values() for n in counts.values())
     return nats / sum(sum(counts.values()) for counts in followers.values())
-
-
-def loss_without_dropout(model, sequences):
-    with evaluating(model):
-        return next_token_loss(model, sequences).item()
 
 
 # ---------------------------------------------------------------- text becomes tokens
@@ -89,9 +89,22 @@ def test_decode_undoes_encode(sentence):
     assert VOCAB.decode(ids) == sentence
 
 
-def test_an_unknown_word_is_refused_by_name():
+def test_tokens_can_be_characters():
+    vocab = Vocab(["to be", "or"], chars=True)
+    assert vocab.tokens == [DELIMITER, " ", "b", "e", "o", "r", "t"]
+    assert vocab.decode(vocab.encode("be or  ")) == "be or  "
+
+
+def test_an_unknown_token_is_refused_by_name():
     with pytest.raises(ValueError, match="'zebra'"):
         VOCAB.encode("deep zebra learning")
+    with pytest.raises(ValueError, match="'q'"):
+        Vocab(SENTENCES, chars=True).encode("deep q")
+
+
+def test_a_word_that_is_known_in_another_case_is_pointed_out():
+    with pytest.raises(ValueError, match="'Deep'.*case.*'deep'"):
+        VOCAB.encode("Deep learning")
 
 
 @pytest.mark.parametrize("text", ["<|endoftext|>", "deep <|endoftext|> learning", "deep<|endoftext|>"])
@@ -100,6 +113,26 @@ def test_text_cannot_smuggle_in_the_delimiter(text):
         VOCAB.encode(text)
     with pytest.raises(ValueError, match="endoftext"):
         Vocab(SENTENCES + [text])
+    with pytest.raises(ValueError, match="endoftext"):
+        Vocab(SENTENCES + [text], chars=True)
+
+
+def test_a_delimiter_opens_and_closes_every_line():
+    assert SEQUENCES[0] == [0, *VOCAB.encode("deep learning is powerful"), 0]
+    assert len(SEQUENCES) == 6 and count_predictions(SEQUENCES) == 30
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 3, 5, 6, 7])
+def test_lines_longer_than_the_context_are_cut_so_that_each_token_is_predicted_once(context_length):
+    pieces = make_sequences(SENTENCES, VOCAB, context_length)
+    assert all(2 <= len(piece) <= context_length + 1 for piece in pieces)
+    rebuilt = []
+    for piece in pieces:
+        if piece[0] == 0:
+            rebuilt.append([0])
+        assert piece[0] == rebuilt[-1][-1]  # a piece starts with the token that the one before ended with
+        rebuilt[-1] += piece[1:]
+    assert rebuilt == SEQUENCES
 
 
 # ---------------------------------------------------------------- tokens become vectors
@@ -136,20 +169,27 @@ def test_attention_equals_pytorchs_own(H):
     torch.testing.assert_close(out, attention.projection(expected), rtol=0, atol=1e-5)
 
 
+def pytorch_layer(block):
+    """PyTorch's own pre-LN block of the same shape; on an encoder layer, a causal mask makes it GPT's."""
+    C = block.norm1.normalized_shape[0]
+    return nn.TransformerEncoderLayer(C, block.attention.num_heads, dim_feedforward=4 * C, dropout=0.0,
+                                      activation="gelu", batch_first=True, norm_first=True)
+
+
+def copy_weights(ours, theirs):
+    names = {"self_attn.in_proj_": "attention.qkv.", "self_attn.out_proj.": "attention.projection.",
+             "linear1.": "feed_forward.0.", "linear2.": "feed_forward.3.", "norm1.": "norm1.", "norm2.": "norm2."}
+    state = ours.state_dict()
+    theirs.load_state_dict({their_name + kind: state[our_name + kind]
+                            for their_name, our_name in names.items() for kind in ("weight", "bias")})
+
+
 def test_block_equals_pytorchs_pre_norm_encoder_layer_with_a_causal_mask():
     block = GPTBlock(32, 4, dropout=0.0)
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.2)
-    theirs = nn.TransformerEncoderLayer(32, 4, dim_feedforward=128, dropout=0.0, activation="gelu",
-                                        batch_first=True, norm_first=True)
-    theirs.load_state_dict({
-        "self_attn.in_proj_weight": block.attention.qkv.weight, "self_attn.in_proj_bias": block.attention.qkv.bias,
-        "self_attn.out_proj.weight": block.attention.projection.weight,
-        "self_attn.out_proj.bias": block.attention.projection.bias,
-        "linear1.weight": block.feed_forward[0].weight, "linear1.bias": block.feed_forward[0].bias,
-        "linear2.weight": block.feed_forward[3].weight, "linear2.bias": block.feed_forward[3].bias,
-        "norm1.weight": block.norm1.weight, "norm1.bias": block.norm1.bias,
-        "norm2.weight": block.norm2.weight, "norm2.bias": block.norm2.bias})
+    theirs = pytorch_layer(block)
+    copy_weights(block, theirs)
     x = torch.randn(2, 6, 32)
     torch.testing.assert_close(block(x)[0], theirs(x, src_mask=causal_mask(6)), rtol=0, atol=1e-5)
 
@@ -202,6 +242,51 @@ def test_more_tokens_than_the_context_holds_are_refused():
         small_gpt()(torch.zeros(1, 9, dtype=torch.long))
 
 
+def test_the_model_is_embeddings_then_pytorchs_encoder_then_a_norm_and_a_projection():
+    model, idx = small_gpt(num_layers=2), torch.randint(11, (2, 8))
+    encoder = nn.TransformerEncoder(pytorch_layer(model.blocks[0]), num_layers=2, norm=model.norm,
+                                    enable_nested_tensor=False)
+    for theirs, ours in zip(encoder.layers, model.blocks):
+        copy_weights(ours, theirs)
+    x = model.token_embedding.weight[idx] + model.position_embedding.weight[:8]
+    expected = model.head(encoder(x, mask=causal_mask(8)))
+    torch.testing.assert_close(model(idx)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_order_of_the_words_before_matters():
+    model = small_gpt(num_layers=1)  # with more layers, the mask alone gives the order away
+    (one_way, _), (other_way, _) = model(torch.tensor([[1, 2, 3]])), model(torch.tensor([[2, 1, 3]]))
+    assert not torch.allclose(one_way[0, -1], other_way[0, -1], atol=1e-2)
+
+
+def test_a_deep_model_learns_in_every_weight_from_one_step():
+    model = MiniGPT(len(VOCAB), 6, embed_dim=24, num_heads=12, num_layers=12)
+    before = [parameter.clone() for parameter in model.parameters()]
+    train(model, SEQUENCES, epochs=1)
+    assert all((a != b).any() for a, b in zip(before, model.parameters()))
+
+
+def test_the_lstm_has_the_shapes_of_the_gpt_and_no_attention():
+    logits, attention_weights = MiniLSTM(vocab_size=11)(torch.randint(11, (2, 5)))
+    assert logits.shape == (2, 5, 11) and attention_weights == []
+
+
+def test_the_lstm_cannot_see_the_future_either():
+    model, idx = MiniLSTM(vocab_size=11).eval(), torch.randint(11, (1, 8))
+    changed = idx.clone()
+    changed[0, 5] = (changed[0, 5] + 1) % 11
+    before, after = model(idx)[0], model(changed)[0]
+    torch.testing.assert_close(after[:, :5], before[:, :5], rtol=0, atol=1e-6)
+    assert (after[:, 5:] != before[:, 5:]).any(dim=-1).all()
+
+
+@pytest.mark.parametrize("shape", [{}, {"embed_dim": 64, "num_layers": 4}])
+def test_the_lstm_has_about_as_many_weights_as_the_gpt(shape):
+    gpt, lstm = (sum(parameter.numel() for parameter in model.parameters())
+                 for model in (MiniGPT(len(VOCAB), 6, **shape), MiniLSTM(len(VOCAB), **shape)))
+    assert lstm == pytest.approx(gpt, rel=0.1)
+
+
 # ---------------------------------------------------------------- predictions become a loss
 
 
@@ -212,20 +297,57 @@ def test_the_loss_is_the_mean_surprise_at_each_next_token_and_padding_is_not_cou
         for t in range(1, len(sequence)):
             logits, _ = model(torch.tensor([sequence[:t]]))
             surprises.append(-F.log_softmax(logits[0, -1], dim=-1)[sequence[t]].item())
-    assert next_token_loss(model, sequences).item() == pytest.approx(sum(surprises) / 6, abs=1e-5)
+    expected = pytest.approx(sum(surprises) / 6, abs=1e-5)
+    assert next_token_loss(model, sequences).item() == expected
+    assert evaluate(model, sequences) == expected
+    assert evaluate(model, sequences, batch_size=1) == expected  # a mean over tokens, not over batches
+
+
+def test_a_batch_is_padded_to_its_own_longest_line_only():
+    model, widths = small_gpt(), []
+    model.register_forward_pre_hook(lambda module, args: widths.append(args[0].shape))
+    evaluate(model, [[0, 1, 0], [0, 1, 2, 0], [0, 1, 2, 3, 4, 5, 6, 0]], batch_size=2)
+    assert widths == [(2, 3), (1, 7)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_is_without_dropout_and_leaves_the_models_mode_alone(training):
+    model = MiniGPT(len(VOCAB), 6, dropout=0.5).train(training)
+    assert evaluate(model, SEQUENCES) == evaluate(model, SEQUENCES)
+    assert model.training is training
+
+
+def test_a_model_that_has_learned_nothing_has_the_perplexity_of_the_vocabularys_size():
+    model = MiniGPT(len(VOCAB), 6)
+    nn.init.zeros_(model.head.weight), nn.init.zeros_(model.head.bias)
+    assert math.exp(evaluate(model, SEQUENCES)) == pytest.approx(17)
+
+
+def test_the_entropy_floor_of_an_example_worked_by_hand():
+    # After 0: 1, 1, 2 (twice surprising by log 3/2, once by log 3). After 0 1: 0 or 3, even odds. The rest is certain.
+    sequences = [[0, 1, 0], [0, 1, 3, 0], [0, 2, 0]]
+    assert entropy_floor(sequences) == pytest.approx((2 * math.log(3 / 2) + math.log(3) + 2 * math.log(2)) / 7)
+
+
+@pytest.mark.parametrize("context_length", [3, 100])
+def test_the_entropy_floor_is_the_mean_entropy_of_what_follows_each_prefix(context_length):
+    words = random.Random(0)
+    lines = [" ".join(words.choices("abc", k=words.randint(1, 7))) for _ in range(200)]
+    sequences = make_sequences(lines, Vocab(lines), context_length)
+    assert entropy_floor(sequences) == pytest.approx(floor_by_definition(sequences))
 
 
 # ---------------------------------------------------------------- the loss becomes learning
 
 
 def test_training_overfits_the_sentences_down_to_their_entropy_floor_and_not_below(trained):
-    floor = floor_by_definition(SEQUENCES)
-    assert floor < loss_without_dropout(trained, SEQUENCES) < floor + 0.03
+    floor = entropy_floor(SEQUENCES)
+    assert floor < evaluate(trained, SEQUENCES) < floor + 0.03
 
 
 def test_without_its_mask_the_model_gets_below_the_floor_by_reading_the_answers(monkeypatch):
     monkeypatch.setattr(mini_gpt, "causal_mask", lambda T, device=None: torch.zeros(T, T, dtype=torch.bool))
-    assert loss_without_dropout(trained_by_default(), SEQUENCES) < floor_by_definition(SEQUENCES)
+    assert evaluate(trained_by_default(), SEQUENCES) < entropy_floor(SEQUENCES)
 
 
 def test_after_deep_comes_learning_in_two_of_three_sentences(trained):
@@ -266,7 +388,72 @@ def test_progress_is_ten_lines_and_in_a_terminal_also_a_live_line(monkeypatch, c
     assert len(live) == 20 and all("tokens/s" in line and "s left" in line for line in live)
 
 
+def test_the_losses_printed_are_the_means_since_the_line_before(capsys):
+    losses = train(MiniGPT(len(VOCAB), 6), SEQUENCES, epochs=20)
+    printed = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if "loss" in line]
+    assert printed == pytest.approx([(a + b) / 2 for a, b in zip(losses[::2], losses[1::2])], abs=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_training():
+    model = MiniGPT(len(VOCAB), 6)
+    nn.init.constant_(model.head.bias, math.nan)
+    with pytest.raises(FloatingPointError, match="nan at step 1.*learning rate"):
+        train(model, SEQUENCES)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_gpt_and_the_lstm_learn_from_the_same_batches(monkeypatch):
+    seen = defaultdict(list)
+    monkeypatch.setattr(mini_gpt, "next_token_loss", lambda model, batch: (
+        seen[type(model)].append(batch) if model.training else None) or next_token_loss(model, batch))
+    main("--compare-lstm --epochs 3 --batch-size 2".split())
+    assert len(seen[MiniGPT]) == 9 and seen[MiniGPT] == seen[MiniLSTM]
+
+
 # ---------------------------------------------------------------- what was learned becomes text
+
+
+LOGITS = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
+
+
+def test_temperature_divides_the_logits():
+    for temperature in (0.5, 1.0, 3.0):
+        torch.testing.assert_close(sampling_probabilities(LOGITS, temperature), F.softmax(LOGITS / temperature, dim=0))
+
+
+def test_the_higher_the_temperature_the_higher_the_entropy():
+    entropies = [torch.distributions.Categorical(sampling_probabilities(LOGITS, temperature)).entropy()
+                 for temperature in (0.1, 0.5, 1.0, 2.0, 100.0)]
+    assert entropies == sorted(entropies)
+    assert entropies[0] < 0.1 and entropies[-1] == pytest.approx(math.log(4), abs=1e-3)
+
+
+@pytest.mark.parametrize("options, kept", [
+    ({}, {0, 1, 2, 3}),
+    ({"top_k": 1}, {1}), ({"top_k": 2}, {1, 3}), ({"top_k": 3}, {0, 1, 3}), ({"top_k": 9}, {0, 1, 2, 3}),
+    ({"top_p": 1e-9}, {1}), ({"top_p": 0.49}, {1}), ({"top_p": 0.51}, {1, 3}), ({"top_p": 0.79}, {1, 3}),
+    ({"top_p": 0.81}, {0, 1, 3}), ({"top_p": 0.96}, {0, 1, 2, 3}), ({"top_p": 1.0}, {0, 1, 2, 3}),
+    ({"top_k": 2, "top_p": 0.6}, {1}),  # of the two that top_k leaves, the first has 0.5 / 0.8
+    ({"top_k": 2, "top_p": 0.7}, {1, 3}), ({"top_k": 1, "top_p": 0.9}, {1}),
+])
+def test_top_k_and_top_p_keep_exactly_the_likeliest_tokens(options, kept):
+    probabilities = sampling_probabilities(LOGITS, **options)
+    assert set(probabilities.nonzero().flatten().tolist()) == kept
+    expected = torch.tensor([LOGITS[i].exp() if i in kept else 0.0 for i in range(4)])
+    torch.testing.assert_close(probabilities, expected / expected.sum())
+
+
+def test_top_p_stops_at_the_token_that_reaches_it_exactly():
+    halves = torch.tensor([4.0, 2.0, 1.0, 1.0]).log()
+    assert (sampling_probabilities(halves, top_p=0.5) > 0).tolist() == [True, False, False, False]
+    assert (sampling_probabilities(halves, top_p=0.75) > 0).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": 0}, {"top_k": -1},
+                                 {"top_p": 0.0}, {"top_p": 1.5}])
+def test_impossible_sampling_is_refused(bad):
+    with pytest.raises(ValueError, match="sampling"):
+        generate("deep", MiniGPT(len(VOCAB), 6), VOCAB, **{"temperature": 1.0, **bad})
 
 
 class Scripted(nn.Module):
@@ -308,6 +495,30 @@ def test_generation_goes_on_beyond_the_context_and_shows_the_model_its_end():
     assert model.seen[-1] == VOCAB.encode("is all you")
     real = MiniGPT(len(VOCAB), context_length=2)
     generate("attention is all you need", real, VOCAB, max_new_tokens=10)  # and does not crash
+
+
+def test_greedy_is_the_default_and_top_k_1_is_greedy_at_any_temperature(trained):
+    for prompt in ("", "deep", "transformers"):
+        assert generate(prompt, trained, VOCAB) == generate(prompt, trained, VOCAB, temperature=5.0, top_k=1)
+
+
+def test_samples_follow_the_odds_of_the_sentences(trained):
+    samples = Counter(generate("deep learning is", trained, VOCAB, temperature=1.0, top_k=2) for _ in range(200))
+    assert set(samples) == {"deep learning is powerful", "deep learning is fun"}
+    assert 60 < samples["deep learning is fun"] < 140
+
+
+def test_the_same_seed_samples_the_same_text():
+    model, texts = MiniGPT(len(VOCAB), 6), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        texts.append(generate("", model, VOCAB, temperature=1.0))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_lstm_generates_too_and_beyond_any_context():
+    text = generate("deep", MiniLSTM(len(VOCAB)), VOCAB, max_new_tokens=3)
+    assert text.startswith("deep")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -377,17 +588,24 @@ def test_words_that_do_not_fit_the_weights_are_refused():
 # ---------------------------------------------------------------- the command line, and other ways in
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """For tests that don't look at the picture: an empty one is quicker."""
+    monkeypatch.setattr(mini_gpt, "plot_attention", lambda *args, **kwargs: plt.figure())
+
+
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory):
-    """mini_gpt.py run as a script, and executed as a notebook's kernel does: without __file__, options not ours."""
+    """mini_gpt.py run as a script, and executed as by a notebook: no __file__, and options that aren't ours."""
     cell = ("exec(open('mini_gpt.py').read()); "
             "print(type(model).__name__, len(vocab), len(attention_weights), plt.get_fignums())")
     started = {}
     for name, arguments in {"script": ["mini_gpt.py"], "notebook": ["-c", cell, "-f", "kernel.json"]}.items():
         folder = tmp_path_factory.mktemp(name)
         shutil.copy(SCRIPT, folder)
-        started[name] = folder, subprocess.Popen([sys.executable, *arguments], cwd=folder, text=True,
-                                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started[name] = folder, subprocess.Popen(
+            [sys.executable, *arguments], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return {name: (folder, process, *process.communicate()) for name, (folder, process) in started.items()}
 
 
@@ -421,6 +639,7 @@ def test_imported_it_runs_nothing_and_prints_nothing(capsys):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_main_in_a_kernel_that_imported_the_file_leaves_the_kernels_options_alone(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
     monkeypatch.setattr(mini_gpt, "EPOCHS", 1)
@@ -441,6 +660,7 @@ def test_no_window_is_opened(monkeypatch):
     main(["--epochs", "1"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_same_seed_same_output_and_another_seed_another_model(capsys):
     def run(seed):
         model, _, _ = main(["--epochs", "5", "--seed", seed])
@@ -453,8 +673,8 @@ def test_same_seed_same_output_and_another_seed_another_model(capsys):
 
 
 def test_options_reach_the_model(capsys):
-    model, _, attention_weights = main("--epochs 2 --batch-size 4 --embed-dim 24 --heads 3 --layers 1 --dropout 0 --lr 0.01 "
-                                       "--prompt transformers --max-new-tokens 2 --plot picture.svg".split())
+    model, _, attention_weights = main("--epochs 2 --batch-size 4 --embed-dim 24 --heads 3 --layers 1 --dropout 0 "
+                                       "--lr 0.01 --prompt transformers --max-new-tokens 2 --plot picture.svg".split())
     assert model.token_embedding.embedding_dim == 24 and len(model.blocks) == 1
     assert attention_weights[0].shape[1] == 3
     assert model.blocks[0].dropout.p == 0
@@ -463,27 +683,177 @@ def test_options_reach_the_model(capsys):
     assert Path("picture.svg").exists()
 
 
+@pytest.mark.parametrize("device, is_here", [("cpu", True), ("cuda", torch.cuda.is_available()),
+                                             ("mps", torch.backends.mps.is_available())])
+@pytest.mark.usefixtures("undrawn")
+def test_each_device_computes_or_is_refused_where_it_is_missing(device, is_here, capsys):
+    options = ["--device", device, "--epochs", "2", "--compare-lstm", "--temperature", "1", "--top-p", "0.9"]
+    if is_here:
+        model, _, attention_weights = main(options)
+        assert next(model.parameters()).device.type == attention_weights[0].device.type == device
+    else:
+        with pytest.raises(SystemExit):
+            main(options)
+        assert "'cpu'" in capsys.readouterr().err
+
+
+def figures(printed, name):
+    """The numbers in the line of the output that starts with this name."""
+    line, *_ = [line for line in printed.splitlines() if line.startswith(name + " ")]
+    return [float(number) for number in re.findall(r"\d+\.\d+", line)]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_loss_perplexity_and_floor_are_printed_after_training(capsys):
+    model, _, _ = main(["--epochs", "20"])
+    printed = capsys.readouterr().out
+    loss, perplexity = figures(printed, "training")
+    assert loss == pytest.approx(evaluate(model, SEQUENCES), abs=1e-4)
+    assert perplexity == pytest.approx(math.exp(loss), rel=1e-2)
+    assert figures(printed, "floor")[0] == pytest.approx(entropy_floor(SEQUENCES), abs=1e-4)
+    assert "held-out" not in printed
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_own_text_is_read_without_blank_lines_byte_order_mark_or_carriage_returns(capsys):
+    Path("mine.txt").write_bytes("\ufeffgrüß dich\r\n\r\n  \r\ndich auch\r\n".encode("utf-8"))
+    _, vocab, _ = main("--data mine.txt --epochs 1".split())
+    assert vocab.tokens == [DELIMITER, "auch", "dich", "grüß"]
+    assert "data      2 lines, 6 tokens to predict, vocabulary of 4" in capsys.readouterr().out
+    _, vocab, _ = main("--data mine.txt --chars --epochs 1".split())
+    assert vocab.tokens == [DELIMITER, *sorted(set("grüß dichauch"))]
+
+
+@pytest.mark.parametrize("options, context_length", [("", 128), ("--context 3", 3), ("--context 200", 200)])
+@pytest.mark.usefixtures("undrawn")
+def test_the_context_is_as_long_as_asked_or_as_the_longest_line_up_to_128(options, context_length):
+    Path("mine.txt").write_text("a\n" + "b " * 500)
+    model, _, _ = main(f"--data mine.txt --epochs 1 --max-new-tokens 1 {options}".split())
+    assert model.context_length == context_length
+    assert main(["--epochs", "1"])[0].context_length == 6
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_held_out_lines_and_their_copies_are_never_trained_on(monkeypatch, capsys):
+    numbers = [str(n) for n in range(40)]
+    Path("mine.txt").write_text("\n".join(numbers + numbers[:10]))
+    seen = {True: set(), False: set()}
+    monkeypatch.setattr(mini_gpt, "next_token_loss", lambda model, batch: (
+        seen[model.training].update(map(tuple, batch)) or next_token_loss(model, batch)))
+    model, vocab, _ = main("--data mine.txt --holdout 0.25 --epochs 2".split())
+    assert len(vocab) == 41  # the vocabulary comes from all lines
+    trained_on, evaluated_on = seen[True], seen[False]
+    assert len(trained_on) == 30 and len(evaluated_on) == 40
+    held_out = [[0, *vocab.encode(line), 0] for line in numbers + numbers[:10]
+                if (0, *vocab.encode(line), 0) not in trained_on]
+    loss, perplexity = figures(capsys.readouterr().out, "held-out")
+    assert loss == pytest.approx(evaluate(model, held_out), abs=1e-4)
+    assert perplexity == pytest.approx(math.exp(loss), rel=1e-2)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_seed_draws_what_is_held_out(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(mini_gpt, "train", lambda model, sequences, *rest: drawn.append(sequences))
+    for seed in ("1", "1", "2"):
+        main(["--holdout", "0.5", "--seed", seed])
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_samples_are_printed_one_a_line_and_those_not_in_the_data_are_marked_as_new(monkeypatch, capsys):
+    texts = iter(["deep learning is fun", "deep fun"])
+    monkeypatch.setattr(mini_gpt, "generate", lambda *args: next(texts))
+    main("--epochs 1 --samples 2 --temperature 0.8".split())
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("text")] == [
+        "text      deep learning is fun", "text      deep fun  (new)"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_sampling_options_reach_the_generator(monkeypatch):
+    monkeypatch.setattr(mini_gpt, "generate", lambda prompt, model, vocab, *options: asked.append((prompt, *options)) or "")
+    asked = []
+    main("--epochs 1 --prompt deep --max-new-tokens 7 --temperature 0.5 --top-k 3 --top-p 0.9".split())
+    assert asked == [("deep", 7, 0.5, 3, 0.9)]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_comparison_is_one_aligned_table_of_both_models(capsys):
+    main("--epochs 5 --compare-lstm --holdout 0.3".split())
+    printed = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(printed) if line.split() == ["model", "MiniGPT", "MiniLSTM"])
+    table = printed[start:-1]
+    assert [line[:24].strip() for line in table] == [
+        "model", "parameters", "training loss", "training perplexity", "held-out loss", "held-out perplexity",
+        "seconds", "completion"]
+    assert all(line[24:26] == line[50:52] == "  " and " " not in (line[26], line[52]) for line in table[:-1])
+    for name in ("training", "held-out"):
+        gpt, lstm = (line.split()[2] for line in printed if line.startswith(name + "  loss"))
+        assert next(line for line in table if line.startswith(name + " loss")).split()[2:] == [gpt, lstm]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_ctrl_c_ends_training_and_the_rest_goes_on(monkeypatch, capsys):
+    calls = itertools.count(1)
+
+    def interrupted(model, batch):
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return next_token_loss(model, batch)
+
+    monkeypatch.setattr(mini_gpt, "next_token_loss", interrupted)
+    main([])
+    printed = capsys.readouterr().out
+    assert "stopped at step 3 of 300" in printed
+    assert all(f"\n{line} " in printed for line in ("training", "text", "picture"))
+
+
 def test_help_shows_every_default(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
-    printed = capsys.readouterr().out
-    for default in (300, 32, 0.001, 4, 2, 0.1, "deep", 20, mini_gpt.SEED, "attention.png"):
-        assert f"(default: {default})" in " ".join(printed.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    for default in (300, 32, 0.001, 4, 2, 0.1, 20, 0.0, 1, mini_gpt.SEED, "attention.png"):
+        assert f"(default: {default})" in printed
+    assert printed.count("(default: ") == 21  # the number of options, but for --help
+
+
+def refused(options, capsys):
+    """The one line with which main refuses the options."""
+    with pytest.raises(SystemExit) as stop:
+        main(options)
+    assert stop.value.code == 2
+    error, = capsys.readouterr().err.splitlines()
+    return error
 
 
 @pytest.mark.parametrize("options, named", [
     ("--heads 5", "5 heads"), ("--epochs 0", "--epochs"), ("--epochs many", "'many'"), ("--batch-size 0", "--batch-size"),
     ("--dropout 1.5", "--dropout"), ("--dropout nan", "--dropout"), ("--lr -1", "--lr"), ("--lr inf", "--lr"),
     ("--layers 0", "--layers"), ("--embed-dim 0", "--embed-dim"), ("--max-new-tokens 0", "--max-new-tokens"),
-    ("--seed -1", "--seed"), ("--prompt zebra", "'zebra'"), ("--device nonsense", "nonsense"),
-    ("--plot /no/such/folder/x.png", "/no/such/folder/x.png"), ("--plot picture.txt", ".png"), ("--plot .", "'.'"),
+    ("--seed -1", "--seed"), ("--prompt zebra", "'zebra'"), ("--prompt Deep", "case"), ("--chars --prompt deeq", "'q'"),
+    ("--prompt <|endoftext|>", "<|endoftext|>"), ("--device nonsense", "nonsense"),
+    ("--plot /no/such/folder/x.png", "/no/such/folder/x.png"), ("--plot picture.txt", ".png"), ("--plot .", "--plot ."),
     ("--epoch 3", "--epoch"), ("--nonsense", "--nonsense"),
+    ("--temperature -0.1", "--temperature"), ("--temperature nan", "--temperature"), ("--temperature inf", "--temperature"),
+    ("--top-k 0", "--top-k"), ("--top-p 0", "--top-p"), ("--top-p 1.1", "--top-p"), ("--samples 0", "--samples"),
+    ("--samples 2", "the same"), ("--holdout 1", "--holdout"), ("--holdout -0.1", "--holdout"),
+    ("--holdout 0.01", "--holdout"), ("--holdout 0.99", "--holdout"), ("--context 0", "--context"),
+    ("--data missing.txt", "missing.txt: No such file"), ("--data .", "directory"),
 ])
 def test_a_bad_option_is_refused_in_one_line_before_any_training(options, named, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(options.split())
-    printed = capsys.readouterr()
-    assert stop.value.code == 2
-    assert printed.out == "" and len(printed.err.splitlines()) == 1
-    assert named in printed.err
+    assert named in refused(options.split(), capsys)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("content, named", [
+    (b"", "no text"), (b"\n \n\t\n", "no text"), (b"caf\xe9\n", "UTF-8"), (b"a <|endoftext|> b\n", "<|endoftext|>"),
+])
+def test_a_file_without_proper_text_is_refused(content, named, capsys):
+    Path("mine.txt").write_bytes(content)
+    assert named in refused(["--data", "mine.txt"], capsys)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_training_that_diverges_is_stopped_in_one_line(capsys):
+    assert "learning rate" in refused(["--lr", "1e9"], capsys)
