@@ -78,8 +78,9 @@ class Vocab:
         for token in tokens:
             if token not in self.ids:
                 kin = [known for known in self.tokens if known.lower() == token.lower()]
-                hint = f"only its case differs from {kin[0]!r}" if kin else f"try {self.tokens[1]!r}"
-                raise ValueError(f"{token!r} is not in the vocabulary: {hint}")
+                hint = (f", but {kin[0]!r} is: upper and lower case count" if kin
+                        else f" ({', '.join(self.tokens[1:4])}, ...)")
+                raise ValueError(f"{token!r} is not in the vocabulary{hint}")
         return [self.ids[token] for token in tokens]
 
     def decode(self, ids):
@@ -88,7 +89,7 @@ class Vocab:
 
 
 def make_sequences(lines, vocab, context_length):
-    """Lines -> sequences: lists of ids, a delimiter at each end of a line, cut to fit the context."""
+    """Lines -> sequences: lists of ids, delimiters at both ends of a line, cut to fit the context."""
     whole = [[DELIMITER_ID, *vocab.encode(line), DELIMITER_ID] for line in lines]
     # Pieces overlap by one token, so that every token but the first is predicted exactly once.
     return [ids[start:start + context_length + 1]
@@ -107,7 +108,7 @@ class MaskedSelfAttention(nn.Module):
     def __init__(self, embed_dim, num_heads, dropout):
         super().__init__()
         if embed_dim % num_heads != 0:
-            raise ValueError(f"{embed_dim} channels cannot be divided evenly among {num_heads} heads")
+            raise ValueError(f"{embed_dim} channels do not divide evenly among {num_heads} heads")
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)  # three projections in one product
         self.dropout = nn.Dropout(dropout)
@@ -135,7 +136,7 @@ class MaskedSelfAttention(nn.Module):
 
 
 class GPTBlock(nn.Module):
-    """Attention and a feed-forward network, each normalised first and added to x (pre-LN, GPT-2)."""
+    """Attention, then a feed-forward network; each reads a LayerNorm of x and adds to x (pre-LN)."""
 
     def __init__(self, embed_dim, num_heads, dropout):
         super().__init__()
@@ -189,16 +190,17 @@ class MiniGPT(nn.Module):
 
 
 class MiniLSTM(nn.Module):
-    """The rival, with the same contract: an LSTM (Hochreiter & Schmidhuber 1997)."""
+    """An LSTM (Hochreiter & Schmidhuber 1997) to compare with: trains and generates in the same way."""
 
-    context_length = sys.maxsize  # it has no positions to run out of
+    context_length = sys.maxsize  # it has no positions that could run out
 
     def __init__(self, vocab_size, embed_dim=EMBED_DIM, num_layers=NUM_LAYERS, dropout=DROPOUT):
         super().__init__()
-        # A layer of h units has 8 h^2 weights, a GPT block 12 embed_dim^2: as many, with this h.
+        # A layer of h units has 8 h^2 weights and a GPT block 12 embed_dim^2; this h makes them equal.
         h = round(embed_dim * math.sqrt(12 / 8))
         self.token_embedding = nn.Embedding(vocab_size, h)
-        self.lstm = nn.LSTM(h, h, num_layers, batch_first=True, dropout=dropout * (num_layers > 1))
+        dropout = dropout if num_layers > 1 else 0.0  # it acts between layers, and there are none
+        self.lstm = nn.LSTM(h, h, num_layers, batch_first=True, dropout=dropout)
         self.head = nn.Linear(h, vocab_size)
 
     def forward(self, idx):
@@ -225,7 +227,7 @@ def next_token_loss(model, sequences):
     # only to their left, and what the padding predicts is not counted.
     ids = pad_sequence([torch.tensor(sequence) for sequence in sequences], batch_first=True,
                        padding_value=NO_TARGET).to(next(model.parameters()).device)
-    inputs, targets = ids[:, :-1].clamp(min=0), ids[:, 1:]  # (B, T) each: the target is the next
+    inputs, targets = ids[:, :-1].clamp(min=0), ids[:, 1:]  # both (B, T), targets one step ahead
     logits, _ = model(inputs)  # (B, T, V)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
 
@@ -236,7 +238,7 @@ def evaluate(model, sequences, batch_size=BATCH_SIZE):
     was_training = model.training
     model.eval()
     nats = sum(next_token_loss(model, batch).item() * count_predictions(batch)
-               for batch in batches(sequences, batch_size))
+               for batch in batches(sorted(sequences, key=len), batch_size))  # with little padding
     model.train(was_training)
     return nats / count_predictions(sequences)
 
@@ -244,26 +246,26 @@ def evaluate(model, sequences, batch_size=BATCH_SIZE):
 def entropy_floor(sequences):
     """The least loss of any model that cannot see the future, in nats per predicted token.
 
-    It is the entropy of what follows each prefix, averaged over the predictions. Along a sequence
-    these add up to the entropy of the whole (chain rule), so it is enough to count whole ones.
+    It is the entropy of what follows each prefix, averaged over the predictions. By the chain rule
+    these entropies add up to that of whole sequences, given their first token: so we count those.
     """
-    with_start = Counter(sequence[0] for sequence in sequences)
+    starts = Counter(sequence[0] for sequence in sequences)
     copies = Counter(map(tuple, sequences))
-    nats = sum(n * math.log(with_start[sequence[0]] / n) for sequence, n in copies.items())
+    nats = sum(-n * math.log(n / starts[sequence[0]]) for sequence, n in copies.items())
     return nats / count_predictions(sequences)
 
 
 # ---------------------------------------------------------------- the loss becomes learning
 def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE):
-    """Fit the model to the sequences, printing progress; return the loss of every step.
+    """Fit the model to the sequences, printing progress; return the loss of every step, and seconds.
 
     Ctrl-C ends it early. Raises FloatingPointError if the loss is no longer a finite number.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    order = random.Random(torch.initial_seed())  # apart from the numbers that dropout draws
+    order = random.Random(torch.initial_seed())  # a stream of its own, whatever dropout draws
     total_steps = epochs * len(batches(sequences, batch_size))
-    losses, tokens, printed, shown, start = [], 0, 0, 0, time.perf_counter()
-    width = 79 if sys.stdout.isatty() else 0  # only a terminal can write over a line
+    losses, tokens, printed, shown = [], 0, 0, 0
+    start, width = time.perf_counter(), 79 if sys.stdout.isatty() else 0
 
     model.train()
     try:
@@ -274,18 +276,20 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RA
                 loss.backward()
                 optimizer.step()
 
+                # The rest is about telling: ten lines in all, and in a terminal (which has a
+                # width and can write over a line) also a live line, anew each second.
                 losses.append(loss.item())
+                if not math.isfinite(losses[-1]):
+                    raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}: "
+                                             f"try a learning rate below {lr:g}")
                 tokens += count_predictions(batch)
                 step, seconds = len(losses), time.perf_counter() - start
-                if not math.isfinite(losses[-1]):
-                    raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: "
-                                             f"try a learning rate below {lr:g}")
                 is_tenth = step * 10 // total_steps > (step - 1) * 10 // total_steps
                 if is_tenth or (width and seconds > shown + 1):
                     line = (f"epoch {epoch:{len(str(epochs))}}/{epochs}  "
                             f"step {step:{len(str(total_steps))}}/{total_steps}  "
                             f"loss {sum(losses[printed:]) / (step - printed):.4f}")
-                    if not is_tenth:  # a live line, which the next one replaces
+                    if not is_tenth:
                         line += (f"  {tokens / seconds:,.0f} tokens/s"
                                  f"  {seconds / step * (total_steps - step):.0f} s left")
                     print(line.ljust(width), end="\n" if is_tenth else "\r", flush=True)
@@ -294,7 +298,7 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RA
         print(f"stopped at step {len(losses)} of {total_steps}".ljust(width))
     seconds = time.perf_counter() - start
     print(f"time      {seconds:.1f} s, {tokens / seconds:,.0f} tokens per second".ljust(width))
-    return losses
+    return losses, seconds
 
 
 # ---------------------------------------------------------------- what was learned becomes text
@@ -304,8 +308,8 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     top_k keeps that many tokens, top_p the fewest that together reach this probability (nucleus
     sampling, Holtzman et al. 2019); the others get probability 0.
     """
-    if not (temperature > 0 and (top_k is None or top_k >= 1) and (top_p is None or 0 < top_p <= 1)):
-        raise ValueError("sampling needs temperature > 0, top_k >= 1 and 0 < top_p <= 1")
+    if not (temperature > 0 and (top_k is None or top_k > 0) and (top_p is None or 0 < top_p <= 1)):
+        raise ValueError("sampling needs temperature > 0, top_k > 0 and 0 < top_p <= 1")
     logits, order = (logits / temperature).sort(descending=True)
     kept = F.softmax(logits[:top_k], dim=-1)  # (k,), the likeliest first
     if top_p is not None:
@@ -319,7 +323,7 @@ def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=Non
     """Continue the prompt token by token until a delimiter; return all of it as text.
 
     Temperature 0 takes the likeliest token (greedy), above 0 it samples. Prompt "" starts a line.
-    Raises ValueError for a prompt outside the vocabulary.
+    Raises ValueError for a word that is not in the vocabulary, or sampling that makes no sense.
     """
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
     device = next(model.parameters()).device
@@ -340,7 +344,7 @@ def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=Non
     return vocab.decode(ids[1:])
 
 
-# ---------------------------------------------------------------- what was learned becomes a picture
+# ---------------------------------------------------------------- and what was learned, a picture
 def plot_attention(attention_weights, layer=0, tokens=None):
     """One heatmap per head of a layer: how much each token (row) attends to each (column).
 
@@ -359,9 +363,10 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     fig = plt.figure(figsize=(H * side + 1.5, side + 1))
     for head in range(H):
         ax = fig.add_subplot(1, H, head + 1)
-        sns.heatmap(weights[head].numpy(), mask=causal_mask(T).numpy(), vmin=0, vmax=1, cmap="Blues",
-                    annot=T <= 10, fmt=".2f", annot_kws={"size": 8}, linewidths=0.5, square=True,
-                    cbar=False, xticklabels=labels, yticklabels=labels if head == 0 else False)
+        sns.heatmap(weights[head].numpy(), mask=causal_mask(T).numpy(), vmin=0, vmax=1,
+                    cmap="Blues", annot=T <= 10, fmt=".2f", annot_kws={"size": 8}, linewidths=0.5,
+                    square=True, cbar=False, ax=ax, xticklabels=labels,
+                    yticklabels=labels if head == 0 else False)
         ax.set_title(f"layer {layer}, head {head}")
         ax.tick_params(length=0)
         plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
@@ -407,13 +412,13 @@ def option_parser():
     option("--embed-dim", type=count, default=EMBED_DIM, help="channels, a multiple of the heads")
     option("--heads", type=count, default=NUM_HEADS, help="attention heads in a layer")
     option("--layers", type=count, default=NUM_LAYERS, help="GPT blocks")
-    option("--dropout", type=share, default=DROPOUT, help="share of activations to drop in training")
+    option("--dropout", type=share, default=DROPOUT, help="share of activations dropped in training")
     option("--compare-lstm", action="store_true", help="train an LSTM of the same size too")
     option("--prompt", help='text to complete; None: "deep", or "" with --data')
     option("--max-new-tokens", type=count, default=20, help="longest continuation")
     option("--temperature", type=heat, default=0.0, help="0: the likeliest token; above 0: sample")
     option("--top-k", type=count, help="sample from the k likeliest tokens only")
-    option("--top-p", type=probability, help="sample from the fewest tokens that reach this probability")
+    option("--top-p", type=probability, help="sample from the fewest tokens with this probability")
     option("--samples", type=count, default=1, help="texts to generate, at a temperature above 0")
     option("--seed", type=seed, default=SEED, help="same seed, same output")
     option("--device", choices=devices, default=devices[0], help="where to compute")
@@ -427,7 +432,7 @@ def prepare(args):
     Whatever is wrong with an option shows here, before any training: raises ValueError or OSError.
     """
     if args.samples > 1 and args.temperature == 0:
-        raise ValueError("--samples at temperature 0 would all be the same: set --temperature above 0")
+        raise ValueError("--samples would all be the same: set a --temperature above 0")
     lines = SENTENCES
     if args.data:
         text = Path(args.data).read_text(encoding="utf-8-sig")  # -sig skips a byte order mark
@@ -464,16 +469,14 @@ def learn(model, args, lines, vocab, training, held_out):
     parameters = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
     row = {"model": type(model).__name__, "parameters": parameters}
     print(f"model     {row['model']}, {parameters} parameters on {args.device}")
-    start = time.perf_counter()
-    train(model, training, args.epochs, args.batch_size, args.lr)
-    seconds = time.perf_counter() - start
+    _, seconds = train(model, training, args.epochs, args.batch_size, args.lr)
     for name, sequences in [("training", training), ("held-out", held_out)]:
         if sequences:
             loss = evaluate(model.eval(), sequences)
             perplexity = torch.tensor(loss).exp()  # infinite for a huge loss, where math.exp fails
             print(f"{name}  loss {loss:.4f} nats per token, perplexity {perplexity:.2f}")
             row |= {f"{name} loss": f"{loss:.4f}", f"{name} perplexity": f"{perplexity:.2f}"}
-    print(f"floor     {entropy_floor(training):.4f}, the least training loss without seeing the future")
+    print(f"floor     {entropy_floor(training):.4f}: no model that cannot see the future has a lower training loss")
     sampling = args.max_new_tokens, args.temperature, args.top_k, args.top_p
     texts = [generate(args.prompt, model, vocab, *sampling) for _ in range(args.samples)]
     for text in texts:
@@ -509,7 +512,7 @@ def main(argv=None):
         parser.error(str(error))
     if len(rows) > 1:
         for cells in zip(rows[0], *(row.values() for row in rows)):  # a line per figure
-            print("  ".join(cell.ljust(24) for cell in cells).rstrip())
+            print("  ".join(cell.ljust(26) for cell in cells).rstrip())
 
     gpt = models[0]
     ids = [DELIMITER_ID, *vocab.encode(rows[0]["completion"])][-gpt.context_length:]

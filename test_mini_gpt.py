@@ -28,6 +28,7 @@ from mini_gpt import (DELIMITER, SENTENCES, GPTBlock, MaskedSelfAttention, MiniG
                       make_sequences, next_token_loss, plot_attention, sampling_probabilities, train)
 
 SCRIPT = Path(mini_gpt.__file__).resolve()
+README = SCRIPT.with_name("README.md").read_text(encoding="utf-8")
 VOCAB = Vocab(SENTENCES)
 SEQUENCES = make_sequences(SENTENCES, VOCAB, context_length=6)
 
@@ -103,7 +104,7 @@ def test_an_unknown_token_is_refused_by_name():
 
 
 def test_a_word_that_is_known_in_another_case_is_pointed_out():
-    with pytest.raises(ValueError, match="'Deep'.*case.*'deep'"):
+    with pytest.raises(ValueError, match="'Deep'.*'deep'.*case"):
         VOCAB.encode("Deep learning")
 
 
@@ -389,7 +390,7 @@ def test_progress_is_ten_lines_and_in_a_terminal_also_a_live_line(monkeypatch, c
 
 
 def test_the_losses_printed_are_the_means_since_the_line_before(capsys):
-    losses = train(MiniGPT(len(VOCAB), 6), SEQUENCES, epochs=20)
+    losses, _ = train(MiniGPT(len(VOCAB), 6), SEQUENCES, epochs=20)
     printed = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if "loss" in line]
     assert printed == pytest.approx([(a + b) / 2 for a, b in zip(losses[::2], losses[1::2])], abs=1e-4)
 
@@ -754,7 +755,7 @@ def test_held_out_lines_and_their_copies_are_never_trained_on(monkeypatch, capsy
 @pytest.mark.usefixtures("undrawn")
 def test_the_seed_draws_what_is_held_out(monkeypatch):
     drawn = []
-    monkeypatch.setattr(mini_gpt, "train", lambda model, sequences, *rest: drawn.append(sequences))
+    monkeypatch.setattr(mini_gpt, "train", lambda model, sequences, *rest: drawn.append(sequences) or ([], 0.0))
     for seed in ("1", "1", "2"):
         main(["--holdout", "0.5", "--seed", seed])
     assert drawn[0] == drawn[1] != drawn[2]
@@ -783,10 +784,10 @@ def test_the_comparison_is_one_aligned_table_of_both_models(capsys):
     printed = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(printed) if line.split() == ["model", "MiniGPT", "MiniLSTM"])
     table = printed[start:-1]
-    assert [line[:24].strip() for line in table] == [
+    assert [line[:26].strip() for line in table] == [
         "model", "parameters", "training loss", "training perplexity", "held-out loss", "held-out perplexity",
         "seconds", "completion"]
-    assert all(line[24:26] == line[50:52] == "  " and " " not in (line[26], line[52]) for line in table[:-1])
+    assert all(line[26:28] == line[54:56] == "  " and " " not in (line[28], line[56]) for line in table[:-1])
     for name in ("training", "held-out"):
         gpt, lstm = (line.split()[2] for line in printed if line.startswith(name + "  loss"))
         assert next(line for line in table if line.startswith(name + " loss")).split()[2:] == [gpt, lstm]
@@ -857,3 +858,89 @@ def test_a_file_without_proper_text_is_refused(content, named, capsys):
 @pytest.mark.usefixtures("undrawn")
 def test_training_that_diverges_is_stopped_in_one_line(capsys):
     assert "learning rate" in refused(["--lr", "1e9"], capsys)
+
+
+# ---------------------------------------------------------------- the experiments of the README
+
+
+def results(options, capsys, old="", new=""):
+    """What main returns with one edit made in a copy of the source, and the training loss that it prints."""
+    source = SCRIPT.read_text(encoding="utf-8")
+    if old:
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    edited = {"__name__": "edited"}
+    exec(source, edited)
+    edited["plot_attention"] = lambda *args, **kwargs: plt.figure()
+    returned = edited["main"](options.split())
+    return returned, figures(capsys.readouterr().out, "training")[0]
+
+
+def test_experiment_1_without_the_mask_the_loss_falls_far_below_the_floor(capsys):
+    line, = re.findall(r"```diff\n-(.*\n)```", README)
+    _, loss = results("", capsys, old=line)
+    assert loss < entropy_floor(SEQUENCES) / 10
+
+
+def readme_cell(start):
+    """The block of Python in the README that starts like this."""
+    cell, = re.findall(rf"```python\n({re.escape(start)}.*?)```", README, flags=re.DOTALL)
+    return cell
+
+
+@pytest.fixture
+def notebook(trained):
+    """The names that are there in a notebook after the file has run in a cell."""
+    with torch.no_grad():
+        _, attention_weights = trained(torch.tensor([SEQUENCES[0][:-1]]))
+    return {**vars(mini_gpt), "model": trained, "vocab": VOCAB, "attention_weights": attention_weights}
+
+
+def test_the_readmes_first_cell_completes_and_draws(notebook, capsys):
+    exec(readme_cell("print(generate("), notebook)
+    assert capsys.readouterr().out.strip() in SENTENCES
+    assert plt.gcf().axes[0].get_title() == "layer 1, head 0"
+
+
+def test_experiment_2_attention_weights_worked_out_by_hand_are_those_of_the_model(notebook, capsys):
+    exec(readme_cell("block ="), notebook)
+    assert capsys.readouterr().out.startswith("True tensor([1., 1., 1., 1., 1.]")
+    assert notebook["weights"][0].tolist() == [1, 0, 0, 0, 0]
+
+
+def test_experiment_3_next_word_probabilities_are_near_the_counts_in_the_sentences(notebook, capsys):
+    exec(readme_cell("ids ="), notebook)
+    words, probabilities = zip(*(line.split() for line in capsys.readouterr().out.splitlines()))
+    assert words == ("deep", "learning", "is", "powerful", DELIMITER)
+    assert [float(p) for p in probabilities] == pytest.approx([3 / 6, 2 / 3, 2 / 2, 1 / 2, 1 / 1], abs=0.06)
+
+
+def test_experiment_4_step_for_step_the_gpt_learns_more_than_the_lstm(capsys, trained):
+    torch.manual_seed(mini_gpt.SEED)
+    lstm = MiniLSTM(len(VOCAB))
+    train(lstm, SEQUENCES)
+    assert entropy_floor(SEQUENCES) < evaluate(trained, SEQUENCES) < evaluate(lstm, SEQUENCES)
+
+
+@pytest.mark.parametrize("old, new, options, with_the_part, without_it", [
+    ("self.token_embedding(idx) + self.position_embedding(positions)", "self.token_embedding(idx)",
+     "--data order.txt --layers 1", (0.11, 0.14), (0.23, 0.26)),
+    ("x = x + self.dropout(attended)", "x = x", "--data order.txt --layers 1", (0.11, 0.14), (0.3, 0.5)),
+    ("x = x + self.dropout(attended)", "x = self.dropout(attended)", "--layers 12 --epochs 60", (0.35, 1.0), (2.5, 3.0)),
+    ("import torch.nn as nn", "import torch.nn as nn; nn.LayerNorm = nn.Identity", "--lr 0.03",
+     (0.35, 0.4), (math.log(17), math.inf)),  # worse than knowing nothing
+], ids=["positions", "attention", "residual", "LayerNorm"])
+def test_experiment_5_what_is_lost_without_a_part_of_the_model(old, new, options, with_the_part, without_it,
+                                                              capsys, monkeypatch):
+    assert f"| `{old}` → `{new}` | `{options}` |" in README
+    Path("order.txt").write_text("dog bites man : sad\nman bites dog : funny\n")
+    monkeypatch.setattr(nn, "LayerNorm", nn.LayerNorm)  # put back after one of the edits
+    _, loss = results(options, capsys)
+    _, loss_after = results(options, capsys, old, new)
+    assert with_the_part[0] < loss < with_the_part[1]
+    assert without_it[0] < loss_after < without_it[1]
+
+
+def test_the_six_sentences_can_be_learned_without_attention(capsys):
+    _, loss = results("", capsys, "x = x + self.dropout(attended)", "x = x")
+    assert loss < entropy_floor(SEQUENCES) + 0.03
