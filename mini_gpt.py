@@ -89,7 +89,7 @@ class Vocab:
 
 
 def make_sequences(lines, vocab, context_length):
-    """Lines -> sequences: lists of ids, delimiters at both ends of a line, cut to fit the context."""
+    """Lines -> sequences: lists of ids, a delimiter at each end of a line, cut to the context."""
     whole = [[DELIMITER_ID, *vocab.encode(line), DELIMITER_ID] for line in lines]
     # Pieces overlap by one token, so that every token but the first is predicted exactly once.
     return [ids[start:start + context_length + 1]
@@ -136,7 +136,7 @@ class MaskedSelfAttention(nn.Module):
 
 
 class GPTBlock(nn.Module):
-    """Attention, then a feed-forward network; each reads a LayerNorm of x and adds to x (pre-LN)."""
+    """Attention, then a feed-forward network: each reads LayerNorm(x) and adds to x (pre-LN)."""
 
     def __init__(self, embed_dim, num_heads, dropout):
         super().__init__()
@@ -190,13 +190,13 @@ class MiniGPT(nn.Module):
 
 
 class MiniLSTM(nn.Module):
-    """An LSTM (Hochreiter & Schmidhuber 1997) to compare with: trains and generates in the same way."""
+    """An LSTM (Hochreiter & Schmidhuber 1997) to compare with, used in just the same way."""
 
     context_length = sys.maxsize  # it has no positions that could run out
 
     def __init__(self, vocab_size, embed_dim=EMBED_DIM, num_layers=NUM_LAYERS, dropout=DROPOUT):
         super().__init__()
-        # A layer of h units has 8 h^2 weights and a GPT block 12 embed_dim^2; this h makes them equal.
+        # A layer of h units has 8 h^2 weights, a block of GPT 12 embed_dim^2: equal with this h.
         h = round(embed_dim * math.sqrt(12 / 8))
         self.token_embedding = nn.Embedding(vocab_size, h)
         dropout = dropout if num_layers > 1 else 0.0  # it acts between layers, and there are none
@@ -257,7 +257,7 @@ def entropy_floor(sequences):
 
 # ---------------------------------------------------------------- the loss becomes learning
 def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE):
-    """Fit the model to the sequences, printing progress; return the loss of every step, and seconds.
+    """Fit the model to the sequences, printing progress; return the loss of each step, and seconds.
 
     Ctrl-C ends it early. Raises FloatingPointError if the loss is no longer a finite number.
     """
@@ -313,8 +313,8 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     logits, order = (logits / temperature).sort(descending=True)
     kept = F.softmax(logits[:top_k], dim=-1)  # (k,), the likeliest first
     if top_p is not None:
-        likelier = kept.cumsum(dim=-1) - kept  # how probable all tokens before this one are
-        kept = kept * (likelier < top_p)
+        likelier = kept.cumsum(dim=-1) - kept  # probability of all tokens before this one,
+        kept = kept * (likelier.round(decimals=6) < top_p)  # rounded: 0.1 + 0.2 does reach 0.3
     return torch.zeros_like(logits).scatter(0, order[:top_k], kept / kept.sum())
 
 
@@ -348,8 +348,8 @@ def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=Non
 def plot_attention(attention_weights, layer=0, tokens=None):
     """One heatmap per head of a layer: how much each token (row) attends to each (column).
 
-    attention_weights: a (B, H, T, T) per layer; of B the first is drawn. tokens: T labels, or None
-    for positions. Returns the Figure. Raises ValueError for a layer or labels that don't fit.
+    attention_weights: one (B, H, T, T) per layer; of B the first is drawn. tokens: T labels; None
+    numbers them. Returns the Figure. Raises ValueError if there is no such layer, or not T labels.
     """
     if not 0 <= layer < len(attention_weights):
         raise ValueError(f"no layer {layer}: there are {len(attention_weights)}, counted from 0")
@@ -379,7 +379,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
 
 # ---------------------------------------------------------------- the command line
 def number(kind, accept, wanted):
-    """An argparse type: an int or float (kind) that accept() agrees to; wanted puts it in words."""
+    """An argparse type: an int or a float that accept() agrees to; wanted says it in words."""
     def convert(text):
         with suppress(ValueError):
             if accept(kind(text)):
@@ -412,7 +412,7 @@ def option_parser():
     option("--embed-dim", type=count, default=EMBED_DIM, help="channels, a multiple of the heads")
     option("--heads", type=count, default=NUM_HEADS, help="attention heads in a layer")
     option("--layers", type=count, default=NUM_LAYERS, help="GPT blocks")
-    option("--dropout", type=share, default=DROPOUT, help="share of activations dropped in training")
+    option("--dropout", type=share, default=DROPOUT, help="share of numbers dropped when training")
     option("--compare-lstm", action="store_true", help="train an LSTM of the same size too")
     option("--prompt", help='text to complete; None: "deep", or "" with --data')
     option("--max-new-tokens", type=count, default=20, help="longest continuation")
@@ -459,7 +459,7 @@ def prepare(args):
         models.append(MiniLSTM(len(vocab), args.embed_dim, args.layers, args.dropout))
     if not args.plot.lower().endswith((".png", ".pdf", ".svg")):
         raise ValueError(f"--plot {args.plot} must end in .png, .pdf or .svg")
-    open(args.plot, "ab").close()  # can it be written?
+    open(args.plot, "ab").close()  # raises OSError if the picture could not be saved later
     return lines, vocab, training, held_out, [model.to(args.device) for model in models]
 
 
@@ -476,7 +476,8 @@ def learn(model, args, lines, vocab, training, held_out):
             perplexity = torch.tensor(loss).exp()  # infinite for a huge loss, where math.exp fails
             print(f"{name}  loss {loss:.4f} nats per token, perplexity {perplexity:.2f}")
             row |= {f"{name} loss": f"{loss:.4f}", f"{name} perplexity": f"{perplexity:.2f}"}
-    print(f"floor     {entropy_floor(training):.4f}: no model that cannot see the future has a lower training loss")
+    print(f"floor     {entropy_floor(training):.4f}: no model that cannot see the future "
+          "has a lower training loss")
     sampling = args.max_new_tokens, args.temperature, args.top_k, args.top_p
     texts = [generate(args.prompt, model, vocab, *sampling) for _ in range(args.samples)]
     for text in texts:
