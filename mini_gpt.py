@@ -362,15 +362,17 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     side = min(max(2.4, 0.5 * T), 6.0)  # of a panel, in inches
     fig = plt.figure(figsize=(H * side + 1.5, side + 1))
     for head in range(H):
-        ax = fig.add_subplot(1, H, head + 1)
+        ax = fig.add_subplot(1, H, head + 1, title=f"layer {layer}, head {head}")
         sns.heatmap(weights[head].numpy(), mask=causal_mask(T).numpy(), vmin=0, vmax=1,
-                    cmap="Blues", annot=T <= 10, fmt=".2f", annot_kws={"size": 8}, linewidths=0.5,
-                    square=True, cbar=False, ax=ax, xticklabels=labels,
-                    yticklabels=labels if head == 0 else False)
-        ax.set_title(f"layer {layer}, head {head}")
-        ax.tick_params(length=0)
-        plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+                    cmap="Blues", annot=T <= 12, fmt=".2f", annot_kws={"size": 8}, linewidths=0.5,
+                    square=True, cbar=False, xticklabels=False, yticklabels=False, ax=ax)
     fig.colorbar(ax.collections[0], ax=fig.axes, label="attention weight", shrink=0.7)
+    # Words come last, for seaborn draws the whole figure anew with each heatmap.
+    centres, size = [t + 0.5 for t in range(T)], min(10, 60 * side / T)
+    for ax in fig.axes[:H]:
+        ax.set_xticks(centres, labels, size=size, rotation=45, ha="right", rotation_mode="anchor")
+        ax.tick_params(length=0)
+    fig.axes[0].set_yticks(centres, labels, size=size)
     fig.supylabel("this token ...")
     fig.supxlabel("... attends to this token")
     fig.set_layout_engine("constrained")
