@@ -3,8 +3,8 @@
     python mini_gpt.py          learns six sentences, completes "deep", draws its attention
     python mini_gpt.py --help   lists the rest: your own text, sampling, an LSTM to compare with
 
-The file follows the data: text becomes tokens, tokens become vectors, vectors become predictions,
-predictions become a loss, the loss becomes learning, and that becomes text and a picture.
+The file follows the data: text becomes tokens, tokens attend to each other and become predictions,
+predictions become a loss, the loss becomes learning, and learning becomes text and a picture.
 If you read one class only, read MaskedSelfAttention. Letters in the shapes, the same everywhere:
 
     B  batch: sequences side by side      C  channels: numbers per token (embed_dim)
@@ -96,7 +96,7 @@ def make_sequences(lines, vocab, context_length):
             for ids in whole for start in range(0, len(ids) - 1, context_length)]
 
 
-# ---------------------------------------------------------------- tokens become vectors
+# ---------------------------------------------------------------- tokens attend to each other
 def causal_mask(seq_len, device=None):
     """Bool (T, T), True where attention is forbidden: row t must not look at columns after t."""
     return torch.triu(torch.ones(seq_len, seq_len, device=device), diagonal=1).bool()
@@ -156,7 +156,7 @@ class GPTBlock(nn.Module):
         return x, weights
 
 
-# ---------------------------------------------------------------- vectors become predictions
+# ---------------------------------------------------------------- tokens become predictions
 class MiniGPT(nn.Module):
     """Token and position embeddings, a stack of blocks, a score for every possible next token."""
 
@@ -247,7 +247,8 @@ def entropy_floor(sequences):
     """The least loss of any model that cannot see the future, in nats per predicted token.
 
     It is the entropy of what follows each prefix, averaged over the predictions. By the chain rule
-    these entropies add up to that of whole sequences, given their first token: so we count those.
+    these add up to the entropy of whole sequences, given how they start, so it counts only those
+    (which is exact as long as none is the beginning of another: their delimiters see to that).
     """
     starts = Counter(sequence[0] for sequence in sequences)
     copies = Counter(map(tuple, sequences))
@@ -301,7 +302,7 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RA
     return losses, seconds
 
 
-# ---------------------------------------------------------------- what was learned becomes text
+# ---------------------------------------------------------------- learning becomes text
 def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """Logits (V,) -> probabilities (V,), the sharper the lower the temperature.
 
@@ -344,7 +345,7 @@ def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=Non
     return vocab.decode(ids[1:])
 
 
-# ---------------------------------------------------------------- and what was learned, a picture
+# ---------------------------------------------------------------- learning becomes a picture
 def plot_attention(attention_weights, layer=0, tokens=None):
     """One heatmap per head of a layer: how much each token (row) attends to each (column).
 

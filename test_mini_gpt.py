@@ -136,7 +136,7 @@ def test_lines_longer_than_the_context_are_cut_so_that_each_token_is_predicted_o
     assert rebuilt == SEQUENCES
 
 
-# ---------------------------------------------------------------- tokens become vectors
+# ---------------------------------------------------------------- tokens attend to each other
 
 
 def test_the_mask_forbids_exactly_the_future():
@@ -246,7 +246,7 @@ def test_heads_must_divide_the_channels():
         MaskedSelfAttention(32, 5, 0.1)
 
 
-# ---------------------------------------------------------------- vectors become predictions
+# ---------------------------------------------------------------- tokens become predictions
 
 
 @pytest.mark.parametrize("B, T, H, L", [(1, 1, 1, 1), (2, 5, 4, 2), (3, 8, 2, 3)])
@@ -478,7 +478,7 @@ def test_the_gpt_and_the_lstm_learn_from_the_same_batches(monkeypatch):
     assert len(seen[MiniGPT]) == 9 and seen[MiniGPT] == seen[MiniLSTM]
 
 
-# ---------------------------------------------------------------- what was learned becomes text
+# ---------------------------------------------------------------- learning becomes text
 
 
 LOGITS = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
@@ -599,7 +599,7 @@ def test_generation_leaves_the_model_in_the_mode_in_which_it_found_it(training):
     assert model.training is training
 
 
-# ---------------------------------------------------------------- what was learned becomes a picture
+# ---------------------------------------------------------------- learning becomes a picture
 
 
 def some_weights(L=2, B=1, H=3, T=4):
@@ -762,7 +762,7 @@ def test_each_device_computes_or_is_refused_where_it_is_missing(device, is_here,
     else:
         with pytest.raises(SystemExit):
             main(options)
-        assert "'cpu'" in capsys.readouterr().err
+        assert f"'{device}' (choose from" in capsys.readouterr().err
 
 
 def figures(printed, name):
