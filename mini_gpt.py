@@ -78,9 +78,9 @@ class Vocab:
         for token in tokens:
             if token not in self.ids:
                 kin = [known for known in self.tokens if known.lower() == token.lower()]
-                hint = (f", but {kin[0]!r} is: upper and lower case count" if kin
-                        else f" ({', '.join(self.tokens[1:4])}, ...)")
-                raise ValueError(f"{token!r} is not in the vocabulary{hint}")
+                some = ", ".join(map(repr, self.tokens[1:4]))
+                hint = f"but {kin[0]!r} is: case matters" if kin else f"which has {some}, ..."
+                raise ValueError(f"{token!r} is not in the vocabulary, {hint}")
         return [self.ids[token] for token in tokens]
 
     def decode(self, ids):
