@@ -475,6 +475,8 @@ def learn(model, args, lines, vocab, training, held_out):
     _, seconds = train(model, training, args.epochs, args.batch_size, args.lr)
     for name, sequences in [("training", training), ("held-out", held_out)]:
         if sequences:
+            if sys.stdout.isatty():  # with much data this takes a while
+                print(f"evaluating on {len(sequences):,} {name} sequences", end="\r", flush=True)
             loss = evaluate(model.eval(), sequences)
             perplexity = torch.tensor(loss).exp()  # infinite for a huge loss, where math.exp fails
             print(f"{name}  loss {loss:.4f} nats per token, perplexity {perplexity:.2f}")
