@@ -97,6 +97,9 @@ def make_sequences(lines, vocab, context_length):
 
 
 # ---------------------------------------------------------------- tokens attend to each other
+# By now a token is a vector of C numbers, and x (B, T, C) holds those of a whole batch.
+
+
 def causal_mask(seq_len, device=None):
     """Bool (T, T), True where attention is forbidden: row t must not look at columns after t."""
     return torch.triu(torch.ones(seq_len, seq_len, device=device), diagonal=1).bool()
@@ -214,10 +217,12 @@ NO_TARGET = -100  # cross_entropy skips targets of this value
 
 
 def batches(sequences, batch_size):
+    """The sequences in lists of batch_size; the last list may be shorter."""
     return [sequences[i:i + batch_size] for i in range(0, len(sequences), batch_size)]
 
 
 def count_predictions(sequences):
+    """How many tokens there are to predict: all but the first of each sequence."""
     return sum(len(sequence) - 1 for sequence in sequences)
 
 
@@ -265,8 +270,9 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RA
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     order = random.Random(torch.initial_seed())  # a stream of its own, whatever dropout draws
     total_steps = epochs * len(batches(sequences, batch_size))
-    losses, tokens, printed, shown = [], 0, 0, 0
-    start, width = time.perf_counter(), 79 if sys.stdout.isatty() else 0
+    losses, tokens, start = [], 0, time.perf_counter()
+    printed, shown = 0, 0.0  # the last step that got a line to stay, the second of any last line
+    width = 79 if sys.stdout.isatty() else 0  # only a terminal can write over a line
 
     model.train()
     try:
@@ -277,8 +283,8 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RA
                 loss.backward()
                 optimizer.step()
 
-                # The rest is about telling: ten lines in all, and in a terminal (which has a
-                # width and can write over a line) also a live line, anew each second.
+                # That was all of learning. The rest tells how it goes: ten lines in all and, in
+                # a terminal, a live line every second that the next line is written over.
                 losses.append(loss.item())
                 if not math.isfinite(losses[-1]):
                     raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}: "
