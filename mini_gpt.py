@@ -13,11 +13,12 @@ If you read one class only, read MaskedSelfAttention. Letters in the shapes, the
 
 import argparse
 import math
-import random
+import os
 import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -26,6 +27,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
 
 # ---------------------------------------------------------------- data and hyperparameters
 SENTENCES = [
@@ -36,68 +38,52 @@ SENTENCES = [
     "deep models learn representations",
     "transformers use self attention",
 ]
-EMBED_DIM = 32
-NUM_HEADS = 4
-NUM_LAYERS = 2
-DROPOUT = 0.1
-LEARNING_RATE = 0.001
-EPOCHS = 300
-BATCH_SIZE = 32
-# The sentences continue "deep learning is" once with "powerful" and once with "fun". Which one a
-# trained model finds likelier is left to chance, and with this seed it is "powerful".
-SEED = 2017
+EMBED_DIM, NUM_HEADS, NUM_LAYERS = 32, 4, 2
+DROPOUT, LEARNING_RATE, EPOCHS, BATCH_SIZE = 0.1, 0.001, 300, 32
+SEED = 2017  # "deep learning is" goes on with "powerful" or "fun": a tie, which this one breaks
 
 
 # ---------------------------------------------------------------- text becomes tokens
-# One token opens and closes every line: it tells generation where to start and when to stop.
-DELIMITER, DELIMITER_ID = "<|endoftext|>", 0
+DELIMITER, DELIMITER_ID = "<|endoftext|>", 0  # around every line: where to start, when to stop
 
 
 class Vocab:
-    """The words, or with chars=True the characters, of some lines of text, numbered from 1.
-
-    Raises ValueError for text with a token that has no number, or with the delimiter in it.
-    """
+    """The words, or with chars=True the characters, of some lines of text, numbered from 1."""
 
     def __init__(self, lines, chars=False):
-        self.chars = chars
-        self.tokens = [DELIMITER, *sorted({token for line in lines for token in self.split(line)})]
-        self.ids = {token: i for i, token in enumerate(self.tokens)}
-
-    def __len__(self):
-        return len(self.tokens)
-
-    def split(self, text):
-        if DELIMITER in text:
-            raise ValueError(f"text must not contain {DELIMITER}, which marks the ends of a line")
-        return list(text) if self.chars else text.split()
+        self.split, self.gap = (list, "") if chars else (str.split, " ")
+        found = {token for line in lines for token in self.split(line)}
+        self.tokens = [DELIMITER, *sorted(found - {DELIMITER})]
+        self.ids = {token: i for i, token in enumerate(self.tokens[1:], start=1)}
 
     def encode(self, text):
-        """Text -> list of ids, without delimiters."""
-        tokens = self.split(text)
-        for token in tokens:
-            if token not in self.ids:
-                kin = [known for known in self.tokens if known.lower() == token.lower()]
-                some = ", ".join(map(repr, self.tokens[1:4]))
-                hint = f"but {kin[0]!r} is: case matters" if kin else f"which has {some}, ..."
-                raise ValueError(f"{token!r} is not in the vocabulary, {hint}")
-        return [self.ids[token] for token in tokens]
+        """Text -> list of ids, without delimiters. Raises ValueError for an unknown token."""
+        try:
+            return [self.ids[token] for token in self.split(text)]
+        except KeyError as token:
+            raise ValueError(f"{token} is not in the vocabulary (case matters)") from None
 
     def decode(self, ids):
         """List of ids -> text; a delimiter shows as itself."""
-        return ("" if self.chars else " ").join(self.tokens[i] for i in ids)
+        return self.gap.join(self.tokens[i] for i in ids)
 
 
-def make_sequences(lines, vocab, context_length):
-    """Lines -> sequences: lists of ids, a delimiter at each end of a line, cut to the context."""
-    whole = [[DELIMITER_ID, *vocab.encode(line), DELIMITER_ID] for line in lines]
+def make_sequences(lines, context_length):
+    """Lines of ids -> sequences: a delimiter at each end of a line, cut to the context."""
+    whole = [[DELIMITER_ID, *ids, DELIMITER_ID] for ids in lines]
     # Pieces overlap by one token, so that every token but the first is predicted exactly once.
     return [ids[start:start + context_length + 1]
             for ids in whole for start in range(0, len(ids) - 1, context_length)]
 
 
+def count_predictions(sequences):
+    """How many tokens there are to predict: all but the first of each sequence."""
+    return sum(len(sequence) - 1 for sequence in sequences)
+
+
 # ---------------------------------------------------------------- tokens attend to each other
-# By now a token is a vector of C numbers, and x (B, T, C) holds those of a whole batch.
+# What attention receives is x (B, T, C): every token's id has picked a vector of C numbers from a
+# table, and a vector for its position was added. MiniGPT, the class after the next two, does that.
 
 
 def causal_mask(seq_len, device=None):
@@ -120,15 +106,14 @@ class MaskedSelfAttention(nn.Module):
     def forward(self, x):
         """x (B, T, C) -> out (B, T, C), weights (B, H, T, T); each row of weights sums to 1."""
         B, T, C = x.shape
-        head_size = C // self.num_heads
+        H, head_size = self.num_heads, C // self.num_heads
+        # Query: what a token looks for. Key: what it offers. Value: what it passes on. Each is
+        # (B, T, C), and each head gets a slice of the channels: (B, H, T, head_size).
+        q, k, v = (part.view(B, T, H, head_size).transpose(1, 2)
+                   for part in self.qkv(x).chunk(3, dim=-1))
 
-        # Query: what a token looks for. Key: what it offers. Value: what it passes on.
-        # Every head has its own slice of their channels: (B, T, 3C) -> (3, B, H, T, head_size).
-        qkv = self.qkv(x).view(B, T, 3, self.num_heads, head_size)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, head_size)
-
-        # A dot product of head_size terms spreads by sqrt(head_size); divided by that, the
-        # softmax starts out soft enough to learn.
+        # A dot product of head_size terms spreads by sqrt(head_size); divided by that, it has the
+        # same spread whatever the size of a head.
         scores = q @ k.transpose(-2, -1) / math.sqrt(head_size)  # (B, H, T, T)
         scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))
         weights = F.softmax(scores, dim=-1)  # exp(-inf) = 0: the future gets no weight at all
@@ -147,9 +132,9 @@ class GPTBlock(nn.Module):
         self.attention = MaskedSelfAttention(embed_dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.feed_forward = nn.Sequential(
-            nn.Linear(embed_dim, 4 * embed_dim), nn.GELU(),
+            nn.Linear(embed_dim, 4 * embed_dim), nn.GELU(),  # GELU: a ReLU with a smooth bend
             nn.Dropout(dropout), nn.Linear(4 * embed_dim, embed_dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)  # zeros at random, so that none is relied upon
 
     def forward(self, x):
         """x (B, T, C) -> x (B, T, C), attention weights (B, H, T, T)."""
@@ -195,14 +180,13 @@ class MiniGPT(nn.Module):
 class MiniLSTM(nn.Module):
     """An LSTM (Hochreiter & Schmidhuber 1997) to compare with, used in just the same way."""
 
-    context_length = sys.maxsize  # it has no positions that could run out
-
     def __init__(self, vocab_size, embed_dim=EMBED_DIM, num_layers=NUM_LAYERS, dropout=DROPOUT):
         super().__init__()
-        # A layer of h units has 8 h^2 weights, a block of GPT 12 embed_dim^2: equal with this h.
+        self.context_length = sys.maxsize  # it has no positions that could run out
+        # A layer of h units has 8 h^2 parameters, a block of GPT 12 embed_dim^2: equal with this h.
         h = round(embed_dim * math.sqrt(12 / 8))
         self.token_embedding = nn.Embedding(vocab_size, h)
-        dropout = dropout if num_layers > 1 else 0.0  # it acts between layers, and there are none
+        dropout = dropout if num_layers > 1 else 0.0  # it acts between layers
         self.lstm = nn.LSTM(h, h, num_layers, batch_first=True, dropout=dropout)
         self.head = nn.Linear(h, vocab_size)
 
@@ -213,47 +197,42 @@ class MiniLSTM(nn.Module):
 
 
 # ---------------------------------------------------------------- predictions become a loss
-NO_TARGET = -100  # cross_entropy skips targets of this value
+def collate(sequences):
+    """Sequences -> inputs (B, T) and targets (B, T): tokens, and for each the one after it."""
+    # Shorter ones are padded on the right. In the inputs any id will do, for no real token looks to
+    # its right; among the targets it is -100, which cross_entropy leaves out.
+    sequences = [torch.tensor(ids) for ids in sequences]
+    inputs = pad_sequence([ids[:-1] for ids in sequences], batch_first=True)
+    targets = pad_sequence([ids[1:] for ids in sequences], batch_first=True, padding_value=-100)
+    return inputs, targets
 
 
-def batches(sequences, batch_size):
-    """The sequences in lists of batch_size; the last list may be shorter."""
-    return [sequences[i:i + batch_size] for i in range(0, len(sequences), batch_size)]
-
-
-def count_predictions(sequences):
-    """How many tokens there are to predict: all but the first of each sequence."""
-    return sum(len(sequence) - 1 for sequence in sequences)
-
-
-def next_token_loss(model, sequences):
-    """Mean cross-entropy of a batch, in nats per predicted token."""
-    # Shorter sequences are padded on the right. That needs no mask of its own: real tokens look
-    # only to their left, and what the padding predicts is not counted.
-    ids = pad_sequence([torch.tensor(sequence) for sequence in sequences], batch_first=True,
-                       padding_value=NO_TARGET).to(next(model.parameters()).device)
-    inputs, targets = ids[:, :-1].clamp(min=0), ids[:, 1:]  # both (B, T), targets one step ahead
-    logits, _ = model(inputs)  # (B, T, V)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
+def next_token_loss(model, inputs, targets):
+    """Mean cross-entropy, in nats per token: one that was given probability p costs -ln(p) nats."""
+    device = next(model.parameters()).device
+    logits, _ = model(inputs.to(device))  # (B, T, V)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten().to(device))
+    if not loss.isfinite():
+        raise FloatingPointError(f"the loss is {loss:f}: try a smaller learning rate (--lr)")
+    return loss
 
 
 @torch.no_grad()
 def evaluate(model, sequences, batch_size=BATCH_SIZE):
     """Mean loss without dropout, in nats per predicted token; perplexity is its exponential."""
-    was_training = model.training
     model.eval()
-    nats = sum(next_token_loss(model, batch).item() * count_predictions(batch)
-               for batch in batches(sorted(sequences, key=len), batch_size))  # with little padding
-    model.train(was_training)
+    nats, by_length = 0.0, sorted(sequences, key=len)  # in this order there is little padding
+    for inputs, targets in DataLoader(by_length, batch_size, collate_fn=collate):
+        nats += next_token_loss(model, inputs, targets).item() * (targets >= 0).sum().item()
     return nats / count_predictions(sequences)
 
 
 def entropy_floor(sequences):
     """The least loss of any model that cannot see the future, in nats per predicted token.
 
-    It is the entropy of what follows each prefix, averaged over the predictions. By the chain rule
-    these add up to the entropy of whole sequences, given how they start, so it counts only those
-    (which is exact as long as none is the beginning of another: their delimiters see to that).
+    "deep learning is" goes on once with "powerful" and once with "fun": no model can do better than
+    give 1/2 to each, and pay ln 2 nats both times. By the chain rule, what it pays for a sequence
+    adds up to -ln of that sequence's share among all that start with the same token.
     """
     starts = Counter(sequence[0] for sequence in sequences)
     copies = Counter(map(tuple, sequences))
@@ -262,71 +241,58 @@ def entropy_floor(sequences):
 
 
 # ---------------------------------------------------------------- the loss becomes learning
+def report(losses, steps, tokens, start):
+    """Print how training goes: ten lines in all and, in a terminal, a live one every second."""
+    step, seconds = len(losses), time.perf_counter() - start
+    is_tenth = 10 * step % steps < 10
+    if is_tenth or (sys.stdout.isatty() and seconds % 1 < seconds / step):  # a second's first step
+        recent = losses[-steps // 10:]
+        left = timedelta(seconds=round(seconds / step * (steps - step)))
+        line = (f"step {step:8}/{steps}  loss {sum(recent) / len(recent):.4f}  "
+                f"{tokens * step / steps / seconds:,.0f} tokens/s  {left} left")
+        print(f"{line:79.79}", end="\n" if is_tenth else "\r", flush=True)
+
+
 def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE):
-    """Fit the model to the sequences, printing progress; return the loss of each step, and seconds.
-
-    Ctrl-C ends it early. Raises FloatingPointError if the loss is no longer a finite number.
-    """
+    """Fit the model to the sequences, until Ctrl-C; return each step's loss, in nats per token."""
+    order = torch.Generator().manual_seed(torch.initial_seed())  # the same for every model
+    loader = DataLoader(sequences, batch_size, shuffle=True, collate_fn=collate, generator=order)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    order = random.Random(torch.initial_seed())  # a stream of its own, whatever dropout draws
-    total_steps = epochs * len(batches(sequences, batch_size))
-    losses, tokens, start = [], 0, time.perf_counter()
-    printed, shown = 0, 0.0  # the last step that got a line to stay, the second of any last line
-    width = 79 if sys.stdout.isatty() else 0  # only a terminal can write over a line
-
+    steps, tokens = epochs * len(loader), epochs * count_predictions(sequences)
+    losses, start = [], time.perf_counter()
     model.train()
     try:
-        for epoch in range(1, epochs + 1):
-            for batch in batches(order.sample(sequences, len(sequences)), batch_size):
-                loss = next_token_loss(model, batch)
+        for _ in range(epochs):
+            for inputs, targets in loader:
+                loss = next_token_loss(model, inputs, targets)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-
-                # That was all of learning. The rest tells how it goes: ten lines in all and, in
-                # a terminal, a live line every second that the next line is written over.
                 losses.append(loss.item())
-                if not math.isfinite(losses[-1]):
-                    raise FloatingPointError(f"the loss is {losses[-1]} at step {len(losses)}: "
-                                             f"try a learning rate below {lr:g}")
-                tokens += count_predictions(batch)
-                step, seconds = len(losses), time.perf_counter() - start
-                is_tenth = step * 10 // total_steps > (step - 1) * 10 // total_steps
-                if is_tenth or (width and seconds > shown + 1):
-                    line = (f"epoch {epoch:{len(str(epochs))}}/{epochs}  "
-                            f"step {step:{len(str(total_steps))}}/{total_steps}  "
-                            f"loss {sum(losses[printed:]) / (step - printed):.4f}")
-                    if not is_tenth:
-                        line += (f"  {tokens / seconds:,.0f} tokens/s"
-                                 f"  {seconds / step * (total_steps - step):.0f} s left")
-                    print(line.ljust(width), end="\n" if is_tenth else "\r", flush=True)
-                    printed, shown = step if is_tenth else printed, seconds
+                report(losses, steps, tokens, start)
     except KeyboardInterrupt:
-        print(f"stopped at step {len(losses)} of {total_steps}".ljust(width))
-    seconds = time.perf_counter() - start
-    print(f"time      {seconds:.1f} s, {tokens / seconds:,.0f} tokens per second".ljust(width))
-    return losses, seconds
+        print(f"stopped at step {len(losses)}".ljust(79))
+    return losses
 
 
 # ---------------------------------------------------------------- learning becomes text
-def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
+def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
     """Logits (V,) -> probabilities (V,), the sharper the lower the temperature.
 
     top_k keeps that many tokens, top_p the fewest that together reach this probability (nucleus
     sampling, Holtzman et al. 2019); the others get probability 0.
     """
-    if not (temperature > 0 and (top_k is None or top_k > 0) and (top_p is None or 0 < top_p <= 1)):
-        raise ValueError("sampling needs temperature > 0, top_k > 0 and 0 < top_p <= 1")
-    logits, order = (logits / temperature).sort(descending=True)
-    kept = F.softmax(logits[:top_k], dim=-1)  # (k,), the likeliest first
-    if top_p is not None:
-        likelier = kept.cumsum(dim=-1) - kept  # probability of all tokens before this one,
-        kept = kept * (likelier.round(decimals=6) < top_p)  # rounded: 0.1 + 0.2 does reach 0.3
-    return torch.zeros_like(logits).scatter(0, order[:top_k], kept / kept.sum())
+    if not (temperature > 0 and (top_k is None or top_k > 0) and 0 < top_p <= 1):
+        raise ValueError("sampling needs a temperature above 0, top-k above 0, top-p in (0, 1]")
+    logits, ids = logits.cpu().double().sort(descending=True)
+    # The softmax stays the same, and with 0 as the largest no temperature is too low for it.
+    kept = F.softmax((logits[:top_k] - logits[0]) / temperature, dim=-1)  # (k,)
+    kept = kept * (kept.cumsum(dim=-1) - kept < top_p)  # while the likelier ones don't reach top_p
+    return torch.zeros_like(logits).scatter(0, ids[:top_k], kept / kept.sum())
 
 
 @torch.no_grad()
-def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=None, top_p=None):
+def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=None, top_p=1.0):
     """Continue the prompt token by token until a delimiter; return all of it as text.
 
     Temperature 0 takes the likeliest token (greedy), above 0 it samples. Prompt "" starts a line.
@@ -334,7 +300,6 @@ def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=Non
     """
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
     device = next(model.parameters()).device
-    was_training = model.training
     model.eval()
     for _ in range(max_new_tokens):
         context = torch.tensor([ids[-model.context_length:]], device=device)  # (1, T)
@@ -347,194 +312,149 @@ def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=Non
         if next_id == DELIMITER_ID:
             break
         ids.append(next_id)
-    model.train(was_training)
     return vocab.decode(ids[1:])
 
 
 # ---------------------------------------------------------------- learning becomes a picture
 def plot_attention(attention_weights, layer=0, tokens=None):
-    """One heatmap per head of a layer: how much each token (row) attends to each (column).
+    """Draw a heatmap per head of a layer: how much each token (row) attends to each (column).
 
     attention_weights: one (B, H, T, T) per layer; of B the first is drawn. tokens: T labels; None
-    numbers them. Returns the Figure. Raises ValueError if there is no such layer, or not T labels.
+    numbers them. The picture is pyplot's current figure: plt.savefig("attention.png") keeps it.
     """
-    if not 0 <= layer < len(attention_weights):
-        raise ValueError(f"no layer {layer}: there are {len(attention_weights)}, counted from 0")
-    weights = attention_weights[layer][0].detach().cpu()  # (H, T, T)
+    weights = attention_weights[layer][0].detach().cpu().numpy()  # (H, T, T)
     H, T, _ = weights.shape
-    labels = [str(label).replace("$", r"\$") for label in (range(T) if tokens is None else tokens)]
-    if len(labels) != T:
-        raise ValueError(f"{len(labels)} tokens given for the attention among {T}")
-
+    labels = [repr(str(t))[1:-1].replace(" ", "␣") for t in tokens or range(T)]  # all visible
+    labels = [label if len(label) <= 16 else label[:15] + "…" for label in labels]
+    is_small = T <= 12  # there is room for a number in each cell, and for a line around it
     side = min(max(2.4, 0.5 * T), 6.0)  # of a panel, in inches
-    fig = plt.figure(figsize=(H * side + 1.5, side + 1))
-    for head in range(H):
-        ax = fig.add_subplot(1, H, head + 1, title=f"layer {layer}, head {head}")
-        sns.heatmap(weights[head].numpy(), mask=causal_mask(T).numpy(), vmin=0, vmax=1,
-                    cmap="Blues", annot=T <= 12, fmt=".2f", annot_kws={"size": 8}, linewidths=0.5,
+    figure, axes = plt.subplots(1, H, figsize=(H * side + 1.5, side + 1), sharey=True, squeeze=0)
+    for head, ax in enumerate(axes[0]):
+        sns.heatmap(weights[head], mask=causal_mask(T).numpy(), vmin=0, vmax=1, cmap="Blues",
+                    annot=is_small, fmt=".2f", annot_kws={"size": 8}, linewidths=0.5 * is_small,
                     square=True, cbar=False, xticklabels=False, yticklabels=False, ax=ax)
-    fig.colorbar(ax.collections[0], ax=fig.axes, label="attention weight", shrink=0.7)
+        ax.set_title(f"layer {layer}, head {head}")
+    figure.colorbar(ax.collections[0], ax=axes, label="attention weight", shrink=0.7)
     # Words come last, for seaborn draws the whole figure anew with each heatmap.
-    centres, size = [t + 0.5 for t in range(T)], min(10, 60 * side / T)
-    for ax in fig.axes[:H]:
-        ax.set_xticks(centres, labels, size=size, rotation=45, ha="right", rotation_mode="anchor")
+    centres, style = [t + 0.5 for t in range(T)], {"size": min(10, 60 * side / T), "parse_math": 0}
+    for ax in axes[0]:
+        ax.set_xticks(centres, labels, rotation=45, ha="right", rotation_mode="anchor", **style)
         ax.tick_params(length=0)
-    fig.axes[0].set_yticks(centres, labels, size=size)
-    fig.supylabel("this token ...")
-    fig.supxlabel("... attends to this token")
-    fig.set_layout_engine("constrained")
-    return fig
+    axes[0, 0].set_yticks(centres, labels, **style)
+    figure.supylabel("this token ...")
+    figure.supxlabel("... attends to this token")
+    figure.set_layout_engine("constrained")
 
 
 # ---------------------------------------------------------------- the command line
-def number(kind, accept, wanted):
-    """An argparse type: an int or a float that accept() agrees to; wanted says it in words."""
-    def convert(text):
-        with suppress(ValueError):
-            if accept(kind(text)):
-                return kind(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-    return convert
-
-
-def option_parser():
-    count = number(int, lambda n: n >= 1, "a whole number of at least 1")
-    share = number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
-    rate = number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
-    heat = number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
-    probability = number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")
-    seed = number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
-    devices = [name for name, is_here in [("cuda", torch.cuda.is_available()), ("cpu", True),
-                                          ("mps", torch.backends.mps.is_available())] if is_here]
-    parser = argparse.ArgumentParser(
-        prog="mini_gpt.py", usage=argparse.SUPPRESS, allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Train a small GPT, complete a text with it, draw its attention.")
-    option = parser.add_argument
-    option("--data", metavar="FILE", help="UTF-8 text, one example a line; None: six sentences")
-    option("--chars", action="store_true", help="make tokens of characters, not words")
-    option("--context", type=count, help="tokens seen at once; None: the longest line, at most 128")
-    option("--holdout", type=share, default=0.0, help="share of the lines to test on, not train on")
-    option("--epochs", type=count, default=EPOCHS, help="how often each line is seen")
-    option("--batch-size", type=count, default=BATCH_SIZE, help="lines in a training step")
-    option("--lr", type=rate, default=LEARNING_RATE, help="learning rate of Adam")
-    option("--embed-dim", type=count, default=EMBED_DIM, help="channels, a multiple of the heads")
-    option("--heads", type=count, default=NUM_HEADS, help="attention heads in a layer")
-    option("--layers", type=count, default=NUM_LAYERS, help="GPT blocks")
-    option("--dropout", type=share, default=DROPOUT, help="share of numbers dropped when training")
-    option("--compare-lstm", action="store_true", help="train an LSTM of the same size too")
-    option("--prompt", help='text to complete; None: "deep", or "" with --data')
-    option("--max-new-tokens", type=count, default=20, help="longest continuation")
-    option("--temperature", type=heat, default=0.0, help="0: the likeliest token; above 0: sample")
-    option("--top-k", type=count, help="sample from the k likeliest tokens only")
-    option("--top-p", type=probability, help="sample from the fewest tokens with this probability")
-    option("--samples", type=count, default=1, help="texts to generate, at a temperature above 0")
-    option("--seed", type=seed, default=SEED, help="same seed, same output")
-    option("--device", choices=devices, default=devices[0], help="where to compute")
-    option("--plot", metavar="FILE", default="attention.png", help="picture: .png, .pdf or .svg")
-    return parser
+PARSER = argparse.ArgumentParser(
+    "mini_gpt.py", argparse.SUPPRESS, "Train a small GPT, complete a text, draw its attention.",
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+option = PARSER.add_argument
+option("--data", metavar="FILE", help="UTF-8 text, one example a line; None: the six sentences")
+option("--chars", action="store_true", help="make tokens of characters, not words")
+option("--context", type=int, help="tokens seen at once; None: the longest line, at most 128")
+option("--holdout", type=float, default=0.0, help="share of the lines to test on, not train on")
+option("--epochs", type=int, default=EPOCHS, help="how often each line is seen")
+option("--batch-size", type=int, default=BATCH_SIZE, help="lines in a training step")
+option("--lr", type=float, default=LEARNING_RATE, help="learning rate of Adam")
+option("--embed-dim", type=int, default=EMBED_DIM, help="channels, a multiple of the heads")
+option("--heads", type=int, default=NUM_HEADS, help="attention heads in a layer")
+option("--layers", type=int, default=NUM_LAYERS, help="GPT blocks")
+option("--dropout", type=float, default=DROPOUT, help="share of numbers dropped when training")
+option("--compare-lstm", action="store_true", help="train an LSTM of the same size too")
+option("--prompt", help='text to complete; None: "deep", or "" with --data')
+option("--max-new-tokens", type=int, default=20, help="longest continuation")
+option("--temperature", type=float, default=0.0, help="0: the likeliest token; above 0: sample")
+option("--top-k", type=int, help="sample from the k likeliest tokens only")
+option("--top-p", type=float, default=1.0, help="sample from the fewest tokens that likely")
+option("--samples", type=int, default=1, help="texts to generate, at a temperature above 0")
+option("--seed", type=int, default=SEED, help="same seed, same output")
+option("--device", choices=["cpu", "cuda", "mps"], help="None: CPU; with --data, CUDA if there")
+option("--plot", metavar="FILE", default="attention.png", help="picture: .png, .pdf or .svg")
 
 
 def prepare(args):
-    """Options -> lines, vocabulary, training and held-out sequences, models.
+    """Check options; return vocabulary, lines of ids, training and held-out sequences, models."""
+    for name, value in vars(args).items():
+        least = 1 if type(value) is int and name != "seed" else 0  # it is a count, or anything else
+        if type(value) in (int, float) and not least <= value < 2**31:
+            raise ValueError(f"--{name.replace('_', '-')} {value} is not between {least} and 2**31")
+    path = Path(args.plot)
+    is_writable = os.access(path if path.exists() else f"{path.parent}/", os.W_OK)
+    if path.suffix.lower() not in (".png", ".pdf", ".svg") or path.is_dir() or not is_writable:
+        raise ValueError(f"--plot {path} is not a .png, .pdf or .svg file that can be written")
+    if not torch.get_device_module(args.device).is_available():
+        raise ValueError(f"--device {args.device} is not available here")
 
-    Whatever is wrong with an option shows here, before any training: raises ValueError or OSError.
-    """
-    if args.samples > 1 and args.temperature == 0:
-        raise ValueError("--samples would all be the same: set a --temperature above 0")
-    lines = SENTENCES
-    if args.data:
-        text = Path(args.data).read_text(encoding="utf-8-sig")  # -sig skips a byte order mark
-        lines = [line for line in text.split("\n") if line.strip()]
-        if not lines:
-            raise ValueError(f"{args.data} has no text in it")
-    vocab = Vocab(lines, args.chars)
-    if args.prompt is None:
-        args.prompt = "" if args.data else "deep"
-    vocab.encode(args.prompt)
-    context_length = args.context or min(128, 1 + max(len(vocab.split(line)) for line in lines))
-
-    distinct = sorted(set(lines))  # if a line is held out, so are its copies
-    drawn = set(random.Random(args.seed).sample(distinct, round(args.holdout * len(distinct))))
-    if args.holdout > 0 and not 0 < len(drawn) < len(distinct):
-        raise ValueError(f"--holdout {args.holdout} of {len(distinct)} lines leaves one side empty")
-    training = make_sequences([line for line in lines if line not in drawn], vocab, context_length)
-    held_out = make_sequences([line for line in lines if line in drawn], vocab, context_length)
+    text = "\n".join(SENTENCES) if args.data is None else Path(args.data).read_text("utf-8-sig")
+    texts = [line for line in text.split("\n") if line.strip()]
+    vocab = Vocab(texts, args.chars)
+    lines = [tuple(vocab.encode(line)) for line in texts]
+    distinct = sorted(set(lines))  # copies of a held-out line are held out, too
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(args.seed))
+    chosen = {distinct[i] for i in order[:round(args.holdout * len(distinct))]}
+    if len(chosen) == len(distinct) or (args.holdout > 0 and not chosen):
+        raise ValueError(f"{len(distinct)} different lines: too few for --holdout {args.holdout}")
+    context = args.context or min(128, 1 + max(map(len, lines)))
+    training = make_sequences([line for line in lines if line not in chosen], context)
+    held_out = make_sequences([line for line in lines if line in chosen], context)
 
     torch.manual_seed(args.seed)
-    models = [MiniGPT(len(vocab), context_length, args.embed_dim, args.heads, args.layers,
-                      args.dropout)]
-    if args.compare_lstm:
-        models.append(MiniLSTM(len(vocab), args.embed_dim, args.layers, args.dropout))
-    if not args.plot.lower().endswith((".png", ".pdf", ".svg")):
-        raise ValueError(f"--plot {args.plot} must end in .png, .pdf or .svg")
-    open(args.plot, "ab").close()  # raises OSError if the picture could not be saved later
-    return lines, vocab, training, held_out, [model.to(args.device) for model in models]
+    gpt = MiniGPT(len(vocab.tokens), context, args.embed_dim, args.heads, args.layers, args.dropout)
+    lstm = MiniLSTM(len(vocab.tokens), args.embed_dim, args.layers, args.dropout)
+    # A rehearsal of one token: a wrong prompt or way to sample is told before training, not after.
+    generate(args.prompt, gpt, vocab, 1, args.temperature or 1.0, args.top_k, args.top_p)
+    return vocab, lines, training, held_out, [gpt, lstm][:1 + args.compare_lstm]
 
 
-def learn(model, args, lines, vocab, training, held_out):
-    """Train, evaluate, complete; print what came of it, and return it as a row of a table."""
-    torch.manual_seed(args.seed)  # so that every model sees the same batches
-    parameters = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
-    row = {"model": type(model).__name__, "parameters": parameters}
-    print(f"model     {row['model']}, {parameters} parameters on {args.device}")
-    _, seconds = train(model, training, args.epochs, args.batch_size, args.lr)
-    for name, sequences in [("training", training), ("held-out", held_out)]:
-        if sequences:
-            if sys.stdout.isatty():  # with much data this takes a while
-                print(f"evaluating on {len(sequences):,} {name} sequences", end="\r", flush=True)
-            loss = evaluate(model.eval(), sequences)
-            perplexity = torch.tensor(loss).exp()  # infinite for a huge loss, where math.exp fails
-            print(f"{name}  loss {loss:.4f} nats per token, perplexity {perplexity:.2f}")
-            row |= {f"{name} loss": f"{loss:.4f}", f"{name} perplexity": f"{perplexity:.2f}"}
-    print(f"floor     {entropy_floor(training):.4f}: no model that cannot see the future "
-          "has a lower training loss")
-    sampling = args.max_new_tokens, args.temperature, args.top_k, args.top_p
-    texts = [generate(args.prompt, model, vocab, *sampling) for _ in range(args.samples)]
-    for text in texts:
-        is_new = vocab.split(text) not in map(vocab.split, lines)
-        print(f"text      {text}" + "  (new)" * is_new)
-    return row | {"seconds": f"{seconds:.1f}", "completion": texts[0]}
-
-
-def main(argv=None):
-    """Train, evaluate, complete and draw, as the options say; --help lists them.
-
-    Returns the GPT, its vocabulary, and the attention weights of the (first) completed text.
-    """
-    if argv is None:  # sys.argv counts if it names this file; in a notebook it is the kernel's
-        is_ours = Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name
-        argv = sys.argv[1:] if is_ours else []
-    parser = option_parser()
-    args = parser.parse_args(argv)
-    try:
-        lines, vocab, training, held_out, models = prepare(args)
-    except UnicodeDecodeError as error:
-        parser.error(f"{args.data} is not UTF-8 text: {error}")
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")
-    except ValueError as error:
-        parser.error(str(error))
-
+def run(args):
+    """Train, evaluate, complete and draw, and print what comes of it."""
+    args.device = args.device or ("cuda" if args.data and torch.cuda.is_available() else "cpu")
+    if args.prompt is None:
+        args.prompt = "" if args.data else "deep"
+    vocab, lines, training, held_out, models = prepare(args)
     print(f"data      {len(lines):,} lines, {count_predictions(training):,} tokens to predict, "
-          f"vocabulary of {len(vocab):,}")
-    try:
-        rows = [learn(model, args, lines, vocab, training, held_out) for model in models]
-    except FloatingPointError as error:
-        parser.error(str(error))
-    if len(rows) > 1:
-        for cells in zip(rows[0], *(row.values() for row in rows)):  # a line per figure
-            print("  ".join(cell.ljust(26) for cell in cells).rstrip())
-
-    gpt = models[0]
-    ids = [DELIMITER_ID, *vocab.encode(rows[0]["completion"])][-gpt.context_length:]
+          f"vocabulary of {len(vocab.tokens):,}")
+    print(f"floor     {entropy_floor(training):.4f} nats per token, least without looking ahead")
+    completions = []
+    for model in models:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(f"model     {type(model).__name__}, {parameters:,} parameters on {args.device}")
+        if parameters < 1_000_000:  # a second thread gains nothing, and waits where cores are busy
+            torch.set_num_threads(1)
+        torch.manual_seed(args.seed)  # so that every model sees the same batches
+        train(model.to(args.device), training, args.epochs, args.batch_size, args.lr)
+        with suppress(KeyboardInterrupt):  # a first Ctrl-C ends training, a second one this
+            for name, sequences in [("training", training), ("held-out", held_out)]:
+                if sequences:
+                    loss = evaluate(model, sequences)
+                    print(f"{name}  loss {loss:.4f}, perplexity {torch.tensor(loss).exp():.2f}")
+        for _ in range(args.samples):
+            text = generate(args.prompt, model, vocab, args.max_new_tokens, args.temperature,
+                            args.top_k, args.top_p)
+            completions.append(tuple(vocab.encode(text)))
+            is_new = not any(line[:len(completions[-1])] == completions[-1] for line in lines)
+            print(f"text      {text}" + "  (new)" * is_new)
+    ids = [DELIMITER_ID, *completions[0]][-models[0].context_length:]
     with torch.no_grad():
-        _, attention_weights = gpt(torch.tensor([ids], device=args.device))
-    figure = plot_attention(attention_weights, tokens=[vocab.tokens[i] for i in ids])
-    figure.savefig(args.plot, dpi=150)
+        _, attention_weights = models[0](torch.tensor([ids], device=args.device))
+    plot_attention(attention_weights, tokens=[vocab.tokens[i] for i in ids])
+    plt.savefig(args.plot, dpi=150)
     print(f"picture   {args.plot}")
-    return gpt, vocab, attention_weights
+    return models[0], vocab, attention_weights
+
+
+def main(argv=()):
+    """Do what the options say (--help lists them); return GPT, vocabulary, attention weights."""
+    threads = torch.get_num_threads()
+    try:
+        return run(PARSER.parse_args(argv))
+    except (OSError, ValueError, FloatingPointError) as error:  # what the user can mend
+        PARSER.error(str(error))
+    finally:
+        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":
-    model, vocab, attention_weights = main()
+    model, vocab, attention_weights = main(sys.argv[1:] if "__file__" in globals() else [])
