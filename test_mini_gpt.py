@@ -13,9 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import matplotlib
-
 matplotlib.use("Agg")  # no windows, also where there is a screen
-
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -40,6 +38,7 @@ SEQUENCES = make_sequences([VOCAB.encode(line) for line in SENTENCES], context_l
 def tidy(tmp_path, monkeypatch):
     """Each test in an empty folder, with the same random numbers; no figure outlives it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mini_gpt, "plot_attention", lambda *args, **kwargs: plt.figure())  # quicker
     torch.manual_seed(0)
     yield
     plt.close("all")
@@ -69,19 +68,12 @@ def same_parameters(one, other, atol=0.0):
 
 
 # ---------------------------------------------------------------- text becomes tokens
-
-
 def test_the_vocabulary_is_the_delimiter_and_then_each_word_once():
     assert VOCAB.tokens[0] == DELIMITER == "<|endoftext|>"
     assert VOCAB.tokens[1:] == sorted({word for line in SENTENCES for word in line.split()})
     assert len(VOCAB.tokens) == 17
-
-
-def test_decode_undoes_encode():
     for sentence in SENTENCES:
-        ids = VOCAB.encode(sentence)
-        assert len(ids) == len(sentence.split()) and 0 not in ids
-        assert VOCAB.decode(ids) == sentence
+        assert VOCAB.decode(VOCAB.encode(sentence)) == sentence and 0 not in VOCAB.encode(sentence)
 
 
 def test_tokens_can_be_characters_white_space_included():
@@ -90,8 +82,8 @@ def test_tokens_can_be_characters_white_space_included():
     assert vocab.decode(vocab.encode(" be or  ")) == " be or  "
 
 
-@pytest.mark.parametrize("text, named", [("deep zebra learning", "'zebra'"), ("Deep", "'Deep'.*case"),
-                                         (DELIMITER, "endoftext"), ("deep<|endoftext|>", "endoftext")])
+@pytest.mark.parametrize("text, named", [
+    ("deep zebra learning", "'zebra'"), ("Deep", "'Deep'.*case"), (DELIMITER, "endoftext")])
 def test_an_unknown_token_is_refused_by_name(text, named):
     with pytest.raises(ValueError, match=named):
         VOCAB.encode(text)
@@ -110,14 +102,12 @@ def test_lines_longer_than_the_context_are_cut_so_that_each_token_is_predicted_o
     for piece in pieces:
         if piece[0] == 0:
             rebuilt.append([0])
-        assert piece[0] == rebuilt[-1][-1]  # it starts with the token that the one before ended with
+        assert piece[0] == rebuilt[-1][-1]  # it starts as the one before ended
         rebuilt[-1] += piece[1:]
     assert rebuilt == SEQUENCES
 
 
 # ---------------------------------------------------------------- tokens attend to each other
-
-
 def test_the_mask_forbids_exactly_the_future():
     mask = causal_mask(5)
     assert mask.dtype == torch.bool
@@ -152,29 +142,14 @@ def test_heads_must_divide_the_channels():
         MaskedSelfAttention(32, 5, 0.1)
 
 
-def silenced(*layers):
-    """A block in which these layers put out zeros."""
-    block = GPTBlock(32, 4, dropout=0.0)
-    last = {"attention": block.attention.projection, "feed_forward": block.feed_forward[-1]}
-    for layer in layers:
-        nn.init.zeros_(last[layer].weight), nn.init.zeros_(last[layer].bias)
-    return block
-
-
 def test_the_residual_connections_pass_on_the_input_of_a_block_that_has_nothing_to_add():
-    x = torch.randn(2, 5, 32)
-    torch.testing.assert_close(silenced("attention", "feed_forward")(x)[0], x)
-
-
-@pytest.mark.parametrize("other", ["attention", "feed_forward"])
-def test_layernorm_comes_first_so_what_is_added_does_not_depend_on_the_scale_of_the_input(other):
-    block, x = silenced(other), torch.randn(2, 5, 32)
-    torch.testing.assert_close(block(10 * x)[0] - 10 * x, block(x)[0] - x, rtol=0, atol=1e-3)
+    block, x = GPTBlock(32, 4, dropout=0.0), torch.randn(2, 5, 32)
+    for layer in (block.attention.projection, block.feed_forward[-1]):
+        nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
+    torch.testing.assert_close(block(x)[0], x)
 
 
 # ---------------------------------------------------------------- tokens become predictions
-
-
 @pytest.mark.parametrize("B, T, H, L", [(1, 1, 1, 1), (2, 5, 4, 2), (3, 8, 2, 3)])
 def test_shapes_of_the_model(B, T, H, L):
     model = MiniGPT(vocab_size=11, context_length=8, embed_dim=16, num_heads=H, num_layers=L)
@@ -188,7 +163,8 @@ def pytorchs_own(model):
     C, H = model.head.in_features, model.blocks[0].attention.num_heads
     layer = nn.TransformerEncoderLayer(C, H, dim_feedforward=4 * C, dropout=0.0, activation="gelu",
                                        batch_first=True, norm_first=True)
-    encoder = nn.TransformerEncoder(layer, len(model.blocks), model.norm, enable_nested_tensor=False)
+    L = len(model.blocks)
+    encoder = nn.TransformerEncoder(layer, L, model.norm, enable_nested_tensor=False)
     names = {"self_attn.in_proj_": "attention.qkv.", "self_attn.out_proj.": "attention.projection.",
              "linear1.": "feed_forward.0.", "linear2.": "feed_forward.3.",
              "norm1.": "norm1.", "norm2.": "norm2."}
@@ -222,19 +198,12 @@ def test_more_tokens_than_the_context_holds_are_refused():
         small_gpt()(torch.zeros(1, 9, dtype=torch.long))
 
 
-def test_a_deep_model_learns_in_every_parameter_from_one_step():
-    model = MiniGPT(17, 6, embed_dim=24, num_heads=12, num_layers=12)
-    before = [parameter.clone() for parameter in model.parameters()]
-    train(model, SEQUENCES, epochs=1)
-    assert all((a != b).any() for a, b in zip(before, model.parameters()))
-
-
-@pytest.mark.parametrize("options, share", [({}, 0.1), ({"dropout": 0.0}, 0.0), ({"dropout": 0.7}, 0.7)])
+@pytest.mark.parametrize("options, share", [({}, 0.1), ({"dropout": 0.7}, 0.7)])
 def test_dropout_acts_in_four_places_of_every_block_and_is_a_tenth_by_default(options, share):
     model, dropped = MiniGPT(11, 8, num_layers=3, **options), []
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.register_forward_hook(lambda it, args, out: dropped.append((it.p, args[0].shape)))
+            module.register_forward_hook(lambda it, x, out: dropped.append((it.p, out.shape)))
     model(torch.zeros(2, 5, dtype=torch.long))
     # attention weights; what attention adds; inside the feed-forward network; what that adds
     assert dropped == 3 * [(share, (2, 4, 5, 5)), (share, (2, 5, 32)), (share, (2, 5, 128)),
@@ -243,7 +212,7 @@ def test_dropout_acts_in_four_places_of_every_block_and_is_a_tenth_by_default(op
 
 
 def test_the_lstm_is_an_embedding_then_pytorchs_lstm_then_a_projection():
-    model, idx = MiniLSTM(vocab_size=11, embed_dim=20, num_layers=3).eval(), torch.randint(11, (2, 5))
+    model, idx = MiniLSTM(11, embed_dim=20, num_layers=3).eval(), torch.randint(11, (2, 5))
     theirs = nn.LSTM(24, 24, num_layers=3, batch_first=True)  # 24 = 20 times the root of 12 / 8
     theirs.load_state_dict(model.lstm.state_dict())
     logits, attention_weights = model(idx)
@@ -252,16 +221,7 @@ def test_the_lstm_is_an_embedding_then_pytorchs_lstm_then_a_projection():
     assert logits.shape == (2, 5, 11) and attention_weights == []
 
 
-@pytest.mark.parametrize("shape", [{}, {"embed_dim": 64, "num_layers": 4}])
-def test_the_lstm_has_about_as_many_parameters_as_the_gpt(shape):
-    gpt, lstm = (sum(parameter.numel() for parameter in model.parameters())
-                 for model in (MiniGPT(17, 6, **shape), MiniLSTM(17, **shape)))
-    assert lstm == pytest.approx(gpt, rel=0.1)
-
-
 # ---------------------------------------------------------------- predictions become a loss
-
-
 def test_targets_are_the_inputs_one_step_ahead_and_padding_is_left_out_of_them():
     inputs, targets = collate([[0, 5, 3, 9, 0], [0, 7, 0]])
     assert inputs.tolist()[0] == [0, 5, 3, 9] and inputs.tolist()[1][:2] == [0, 7]
@@ -293,46 +253,25 @@ def test_a_loss_that_is_not_finite_stops_training_and_evaluation(value):
             act(model, SEQUENCES[1:2])
 
 
-def test_evaluation_batches_lines_of_like_length():
-    model, widths = small_gpt(), []
-    model.register_forward_pre_hook(lambda module, args: widths.append(args[0].shape))
-    evaluate(model, [[0, 1, 2, 3, 4, 5, 6, 0], [0, 1, 0], [0, 1, 2, 0]], batch_size=2)
-    assert widths == [(2, 3), (1, 7)]
-
-
 def test_evaluation_is_without_dropout():
     model = MiniGPT(17, 6, dropout=0.5).train()
     assert evaluate(model, SEQUENCES) == evaluate(model.train(), SEQUENCES)
 
 
-def test_a_model_that_has_learned_nothing_has_the_perplexity_of_the_vocabularys_size():
-    model = MiniGPT(17, 6)
-    nn.init.zeros_(model.head.weight), nn.init.zeros_(model.head.bias)
-    assert math.exp(evaluate(model, SEQUENCES)) == pytest.approx(17)
-
-
-def floor_by_definition(sequences):
-    """For each prefix that occurs, the entropy of what follows it, averaged over the tokens."""
-    followers = defaultdict(Counter)
+@pytest.mark.parametrize("context_length", [3, 100])
+def test_the_entropy_floor_is_the_mean_entropy_of_what_follows_each_prefix(context_length):
+    words, followers = random.Random(0), defaultdict(Counter)
+    lines = [words.choices(range(1, 4), k=words.randint(1, 7)) for _ in range(200)]
+    sequences = make_sequences(lines, context_length)
     for sequence in sequences:
         for t in range(1, len(sequence)):
             followers[tuple(sequence[:t])][sequence[t]] += 1
-    nats = sum(-n * math.log(n / sum(counts.values()))
+    nats = sum(-n * math.log(n / counts.total())
                for counts in followers.values() for n in counts.values())
-    return nats / sum(sum(counts.values()) for counts in followers.values())
-
-
-@pytest.mark.parametrize("context_length", [3, 100])
-def test_the_entropy_floor_is_the_mean_entropy_of_what_follows_each_prefix(context_length):
-    words = random.Random(0)
-    lines = [words.choices(range(1, 4), k=words.randint(1, 7)) for _ in range(200)]
-    sequences = make_sequences(lines, context_length)
-    assert entropy_floor(sequences) == pytest.approx(floor_by_definition(sequences))
+    assert entropy_floor(sequences) == pytest.approx(nats / count_predictions(sequences))
 
 
 # ---------------------------------------------------------------- the loss becomes learning
-
-
 def test_training_is_plain_adam_on_the_mean_loss_of_each_batch_with_dropout(monkeypatch):
     model, by_hand = MiniGPT(17, 6, dropout=0.3).eval(), MiniGPT(17, 6, dropout=0.3).train()
     by_hand.load_state_dict(model.state_dict())
@@ -388,7 +327,7 @@ def ticking(monkeypatch, seconds):
 
 
 @pytest.mark.parametrize("epochs, lines", [(1, 2), (3, 6), (5, 10), (16, 10), (50, 10), (53, 10)])
-def test_progress_is_ten_lines_or_one_a_step_and_the_last_is_of_the_last_step(epochs, lines, capsys):
+def test_progress_is_ten_lines_or_one_a_step_and_the_last_is_of_the_last(epochs, lines, capsys):
     losses = train(MiniGPT(17, 6), SEQUENCES, epochs=epochs, batch_size=4)
     printed = capsys.readouterr().out.splitlines()
     steps = [int(re.match(r"step +(\d+)/", line)[1]) for line in printed]
@@ -404,7 +343,8 @@ def test_progress_shows_the_mean_loss_since_the_line_before_tokens_per_second_an
     losses = train(MiniGPT(17, 6), SEQUENCES, epochs=20)
     printed = capsys.readouterr().out.splitlines()
     shown = [float(re.search(r"loss (\S+)", line)[1]) for line in printed]
-    assert shown == pytest.approx([(a + b) / 2 for a, b in zip(losses[::2], losses[1::2])], abs=1e-4)
+    means = [(a + b) / 2 for a, b in zip(losses[::2], losses[1::2])]
+    assert shown == pytest.approx(means, abs=1e-4)
     assert all("  15 tokens/s" in line for line in printed)  # 30 in a step of two seconds
     assert "0:00:36 left" in printed[0] and "0:00:00 left" in printed[-1]
 
@@ -438,19 +378,13 @@ def test_ctrl_c_ends_training_at_any_step_and_what_was_learned_is_kept(step, mon
 
 
 # ---------------------------------------------------------------- learning becomes text
-
-
 LOGITS = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
-
-
-def close_to(expected):
-    return pytest.approx(expected.tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_sampling_divides_the_logits_by_the_temperature(temperature):
-    probabilities = sampling_probabilities(LOGITS, temperature).tolist()
-    assert probabilities == close_to(F.softmax(LOGITS / temperature, dim=0))
+    expected = F.softmax(LOGITS / temperature, dim=0)
+    torch.testing.assert_close(sampling_probabilities(LOGITS, temperature).float(), expected)
 
 
 @pytest.mark.parametrize("options, kept", [
@@ -465,7 +399,7 @@ def test_sampling_keeps_exactly_the_likeliest_tokens(options, kept):
     probabilities = sampling_probabilities(LOGITS, **options)
     expected = torch.tensor([LOGITS[i].exp() if i in kept else 0.0 for i in range(4)])
     assert set(probabilities.nonzero().flatten().tolist()) == kept
-    assert probabilities.tolist() == close_to(expected / expected.sum())
+    torch.testing.assert_close(probabilities.float(), expected / expected.sum())
 
 
 def test_sampling_takes_the_temperature_first_and_then_top_p():
@@ -514,7 +448,7 @@ class Scripted(nn.Module):
     ("deep", "learning <|endoftext|> fun", "deep learning", "<|endoftext|> deep learning"),
     ("", "fun <|endoftext|>", "fun", "<|endoftext|> fun"),
     ("deep", "is is is is is", "deep is is is is", "<|endoftext|> deep is is is"),
-    ("attention is", "all you need fun", "attention is all you need fun", "attention is all you need"),
+    ("use all", "is all you need", "use all is all you need", "use all is all you"),
 ])
 def test_generation_stops_at_the_delimiter_or_after_max_new_tokens_and_shows_the_model_its_context(
         prompt, script, text, seen):
@@ -550,8 +484,6 @@ def test_samples_follow_the_odds_of_the_sentences(trained):
 
 
 # ---------------------------------------------------------------- learning becomes a picture
-
-
 def some_weights(L=2, B=2, H=3, T=4):
     scores = torch.randn(L, B, H, T, T, requires_grad=True)
     return list(scores.masked_fill(causal_mask(T), float("-inf")).softmax(dim=-1))
@@ -592,13 +524,10 @@ def test_the_picture_has_words_from_top_to_bottom_and_below_every_panel_from_lef
         assert labels(ax.xaxis) == ["a", "b", "c", "d"]
         assert ax.yaxis_inverted() and not ax.xaxis_inverted()
         assert list(ax.get_xticks()) == list(ax.get_yticks()) == [0.5, 1.5, 2.5, 3.5]
+    plot_attention(some_weights())  # without words, their positions
+    assert labels(panels()[0].xaxis) == labels(panels()[0].yaxis) == ["0", "1", "2", "3"]
     assert plt.gcf().get_supylabel() == "this token ..."
     assert plt.gcf().get_supxlabel() == "... attends to this token"
-
-
-def test_without_words_the_pictures_axes_show_positions():
-    plot_attention(some_weights())
-    assert labels(panels()[0].xaxis) == labels(panels()[0].yaxis) == ["0", "1", "2", "3"]
 
 
 @pytest.mark.filterwarnings("error")
@@ -629,14 +558,6 @@ def test_a_layer_that_does_not_exist_or_words_that_do_not_fit_are_refused():
 
 
 # ---------------------------------------------------------------- the command line
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """For tests that don't look at the picture: an empty one is quicker."""
-    monkeypatch.setattr(mini_gpt, "plot_attention", lambda *args, **kwargs: plt.figure())
-
-
 @pytest.fixture
 def trainings(monkeypatch):
     """The model and the sequences of each call of train."""
@@ -657,7 +578,8 @@ def figures(printed, name):
     return [float(number) for number in re.findall(r"\d+\.\d+", line)]
 
 
-def test_the_command_line_does_what_its_functions_do(trainings, capsys):
+def test_the_command_line_does_what_its_functions_do(trainings, capsys, monkeypatch):
+    monkeypatch.setattr(mini_gpt, "plot_attention", plot_attention)
     letters = random.Random(5)
     lines = ["".join(letters.choices("abc ", k=letters.randint(1, 12))) + "." for _ in range(30)]
     Path("mine.txt").write_text("\n".join(lines + lines[:5]))
@@ -680,9 +602,10 @@ def test_the_command_line_does_what_its_functions_do(trainings, capsys):
     assert sum(sequences[line][0] not in training for line in distinct) == round(len(distinct) / 4)
 
     torch.manual_seed(11)
-    gpt, lstm = MiniGPT(len(vocab.tokens), 7, 24, 3, 3, 0.2), MiniLSTM(len(vocab.tokens), 24, 3, 0.2)
+    V = len(vocab.tokens)
+    gpt, lstm = MiniGPT(V, 7, 24, 3, 3, 0.2), MiniLSTM(V, 24, 3, 0.2)
     expected = [f"data      35 lines, {count_predictions(training):,} tokens to predict, "
-                f"vocabulary of {len(vocab.tokens)}",
+                f"vocabulary of {V}",
                 f"floor     {entropy_floor(training):.4f} nats per token, "
                 "least without looking ahead"]
     texts = []
@@ -715,7 +638,6 @@ def test_the_command_line_does_what_its_functions_do(trainings, capsys):
     assert [path.name for path in sorted(Path().iterdir())] == ["mine.txt", "shapes.svg"]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_by_default_it_does_what_the_functions_do_by_default(trained, capsys):
     model, vocab, _ = main()
     printed = outcome(capsys.readouterr().out)
@@ -724,25 +646,24 @@ def test_by_default_it_does_what_the_functions_do_by_default(trained, capsys):
     assert not any(line.startswith("held-out") for line in printed)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_text_is_new_unless_a_line_begins_with_its_tokens(monkeypatch, capsys):
     texts = ["deep learning is fun", "deep fun", "deep", "deep learning", "learning is fun", ""]
-    monkeypatch.setattr(mini_gpt, "generate", lambda *args: texts[0] if args[3] == 1 else next(queue))
-    queue = iter(texts)
+    queue = iter(["", *texts])  # the rehearsal comes first
+    monkeypatch.setattr(mini_gpt, "generate", lambda *args: next(queue))
     main("--epochs 1 --samples 6 --temperature 0.8".split())
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("text")]
     assert ["(new)" in line for line in printed] == [False, True, False, False, True, False]
 
 
 @pytest.mark.parametrize("options, device", [
-    ([], "cpu"), (["--data", "mine.txt"], "cuda"), (["--data", "mine.txt", "--device", "cpu"], "cpu")])
+    ("", "cpu"), ("--data mine.txt", "cuda"), ("--data mine.txt --device cpu", "cpu")])
 def test_the_six_sentences_run_on_the_cpu_and_own_text_on_cuda_where_there_is_one(
         options, device, monkeypatch):
     Path("mine.txt").write_text("a b")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(nn.Module, "to", lambda self, where: pytest.fail(f"asked for {where}"))
     with pytest.raises(pytest.fail.Exception, match=f"asked for {device}"):
-        main(options)
+        main(options.split())
 
 
 @pytest.mark.parametrize("device, is_here", [("cpu", True), ("cuda", torch.cuda.is_available()),
@@ -756,7 +677,6 @@ def test_each_device_computes_or_is_refused_where_it_is_missing(device, is_here,
         assert device in refused(options, capsys)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_small_model_computes_on_one_thread_and_a_large_one_on_as_many_as_before(monkeypatch):
     used = []
     monkeypatch.setattr(mini_gpt, "train", lambda *args: used.append(torch.get_num_threads()))
@@ -773,7 +693,6 @@ def test_a_small_model_computes_on_one_thread_and_a_large_one_on_as_many_as_befo
     assert used == [1, 2, 1]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_own_text_is_read_without_blank_lines_byte_order_mark_or_carriage_returns(capsys):
     Path("mine.txt").write_bytes("\ufeffgrüß dich\r\n\r\n  \r\n\tdich\t auch \r\n".encode())
     _, vocab, _ = main("--data mine.txt --epochs 1".split())
@@ -783,7 +702,6 @@ def test_own_text_is_read_without_blank_lines_byte_order_mark_or_carriage_return
     assert vocab.tokens == [DELIMITER, *sorted(set("grüß dich\tauch"))]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_only_a_line_break_ends_a_line_and_its_white_space_counts_as_characters(trainings):
     Path("mine.txt").write_text("a\x0cb\u2028c \n a\n", encoding="utf-8")
     _, vocab, _ = main("--data mine.txt --chars --epochs 1".split())
@@ -792,14 +710,12 @@ def test_only_a_line_break_ends_a_line_and_its_white_space_counts_as_characters(
 
 @pytest.mark.parametrize("options, context_length", [("", 128), ("--context 3", 3),
                                                      ("--context 900", 900)])
-@pytest.mark.usefixtures("undrawn")
 def test_the_context_is_as_asked_or_the_longest_line_up_to_128(options, context_length):
     Path("mine.txt").write_text("a\n" + "b " * 500)
     model, _, _ = main(f"--data mine.txt --epochs 1 --max-new-tokens 1 {options}".split())
     assert model.context_length == context_length == model.position_embedding.num_embeddings
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_held_out_lines_and_all_that_have_the_same_tokens_are_never_trained_on(trainings, capsys):
     numbers = [f"n {n}" for n in range(40)]
     spaced = [line.replace(" ", "\t  ") + " " for line in numbers[:20]]
@@ -814,7 +730,6 @@ def test_held_out_lines_and_all_that_have_the_same_tokens_are_never_trained_on(t
         evaluate(model, held_out), abs=1e-4)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_first_ctrl_c_ends_training_and_a_second_the_evaluation_and_the_rest_goes_on(
         monkeypatch, capsys):
     def interrupted(*args):
@@ -846,35 +761,22 @@ def refused(options, capsys):
     return error
 
 
-@pytest.mark.parametrize("options, named", [
-    ("--heads 5", "5 heads"), ("--epochs 0", "--epochs 0"), ("--epochs many", "'many'"),
-    ("--epochs 1.5", "'1.5'"), ("--epochs 99999999999", "2\\*\\*31"), ("--batch-size 0", "--batch-size"),
-    ("--dropout 1.1", "1.1"), ("--dropout -0.1", "--dropout"), ("--dropout nan", "--dropout"),
-    ("--lr -1", "--lr"), ("--lr inf", "--lr"), ("--lr nan", "--lr"), ("--layers 0", "--layers"),
-    ("--heads 0", "--heads"), ("--heads -4", "--heads"), ("--embed-dim 0", "--embed-dim"),
-    ("--max-new-tokens 0", "--max-new-tokens"), ("--seed -1", "--seed"), ("--prompt zebra", "'zebra'"),
-    ("--prompt Deep", "'Deep'.*case"), ("--chars --prompt deeq", "'q'"),
-    ("--prompt <|endoftext|>", "endoftext"), ("--device nonsense", "nonsense"),
-    ("--plot no/such/folder.png", "no/such/folder.png"), ("--plot x.txt", "x.txt.*png"),
-    ("--plot .png", "png"), ("--plot folder.png", "folder.png"), ("--plot file/x.png", "file/x.png"),
-    ("--epoch 3", "--epoch"), ("--nonsense", "--nonsense"), ("--temperature -0.1", "--temperature"),
-    ("--temperature nan", "--temperature"), ("--temperature inf", "--temperature"),
-    ("--top-k 0", "--top-k"), ("--top-p 0", "top-p"), ("--top-p 1.1", "top-p"),
-    ("--samples 0", "--samples"), ("--holdout 1", "--holdout"), ("--holdout -0.1", "--holdout"),
-    ("--holdout 0.01", "--holdout"), ("--holdout 0.99", "--holdout"), ("--holdout nan", "--holdout"),
-    ("--context 0", "--context"), ("--data missing.txt", "missing.txt"), ("--data .", "directory"),
-])
-def test_a_bad_option_is_refused_in_one_line_before_anything_else(options, named, capsys):
+@pytest.mark.parametrize("options", """--epochs 0, --epochs many, --epochs 1.5, --epochs 9999999999,
+    --batch-size 0, --dropout 1.1, --dropout -0.1, --dropout nan, --lr -1, --lr inf, --lr nan,
+    --layers 0, --heads 5, --heads 0, --heads -4, --embed-dim 0, --max-new-tokens 0, --seed -1,
+    --prompt zebra, --prompt Deep, --chars --prompt q, --prompt <|endoftext|>, --device nonsense,
+    --plot no/such/folder.png, --plot x.txt, --plot .png, --plot folder.png, --plot file/x.png,
+    --plot=, --epoch 3, --nonsense, --temperature -0.1, --temperature nan, --temperature inf,
+    --top-k 0, --top-p 0, --top-p 1.1, --samples 0, --context 0, --holdout 1, --holdout -0.1,
+    --holdout 0.01, --holdout 0.99, --holdout nan, --data missing.txt, --data .
+    """.strip().replace("\n", "").split(","))
+def test_a_bad_option_is_refused_in_one_line_before_anything_else(options, capsys):
     Path("folder.png").mkdir()
     Path("file").touch()
-    assert re.search(named, refused(options.split(), capsys))
+    line = refused(options.split(), capsys)
+    assert any(word.strip("-=") in line for word in options.split())  # names option or value
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in Path().iterdir()) == ["file", "folder.png"]
-
-
-def test_the_name_of_no_file_is_refused(capsys):
-    assert "directory" in refused(["--data", ""], capsys)
-    assert "png" in refused(["--plot", ""], capsys)
 
 
 @pytest.mark.parametrize("content, named", [
@@ -884,6 +786,7 @@ def test_the_name_of_no_file_is_refused(capsys):
 def test_a_file_without_proper_text_is_refused(content, named, capsys):
     Path("mine.txt").write_bytes(content)
     assert named in refused(["--data", "mine.txt"], capsys)
+    assert "directory" in refused(["--data", ""], capsys)
 
 
 @pytest.mark.parametrize("options", ["--lr 1e9", "--epochs 1 --lr 1e7"])
@@ -911,7 +814,6 @@ def test_a_picture_that_turns_out_not_to_be_writable_is_told_in_one_line_after_t
     "--top-p 1 --temperature 1", "--temperature 1e-40 --top-p 1e-300", "--layers 1 --compare-lstm",
     "--batch-size 2147483647", "--heads 1", "--context 1", "--holdout 0.9",
 ])
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.filterwarnings("error")
 def test_options_at_the_edge_of_what_is_accepted_work(options):
     model, _, _ = main([*options.split(), "--epochs", "2"])
@@ -920,15 +822,13 @@ def test_options_at_the_edge_of_what_is_accepted_work(options):
         assert same_parameters(model, MiniGPT(17, 6))
 
 
-@pytest.mark.parametrize("name, start", [("a.PNG", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.Svg", b"<?xml")])
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name, start", [("a.PNG", b"\x89"), ("a.pdf", b"%PDF"), ("a.Svg", b"<?")])
 def test_the_pictures_name_says_of_what_kind_it_is(name, start, capsys):
     main(["--epochs", "1", "--plot", name])
     assert Path(name).read_bytes().startswith(start)
     assert capsys.readouterr().out.endswith(f"\npicture   {name}\n")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_an_empty_prompt_starts_a_line_and_is_the_default_for_own_text(capsys):
     Path("mine.txt").write_text("deep\nis\n")
     for options in ("--prompt=", "--data mine.txt"):
@@ -937,8 +837,6 @@ def test_an_empty_prompt_starts_a_line_and_is_the_default_for_own_text(capsys):
 
 
 # ---------------------------------------------------------------- other ways in
-
-
 OPTIONS = "--layers 1 --epochs 20 --holdout 0.5 --temperature 1 --samples 5".split()
 
 
@@ -946,7 +844,7 @@ OPTIONS = "--layers 1 --epochs 20 --holdout 0.5 --temperature 1 --samples 5".spl
 def processes(tmp_path_factory):
     """mini_gpt.py run as a script, and executed as by a notebook, without a __file__."""
     cell = ("exec(open('mini_gpt.py').read()); "
-            "print(type(model).__name__, len(vocab.tokens), len(attention_weights), plt.get_fignums())")
+            "print(type(model).__name__, len(vocab.tokens), plt.get_fignums())")
     started = {}
     for name, arguments in {"script": ["mini_gpt.py", *OPTIONS],
                             "notebook": ["-c", cell, "-f", "kernel.json"]}.items():
@@ -959,7 +857,6 @@ def processes(tmp_path_factory):
             for name, (folder, process) in started.items()}
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_run_as_a_script_it_takes_options_draws_and_prints_the_same_as_main_whatever_the_hash_seed(
         processes, capsys):
     folder, process, out, err = processes["script"]
@@ -973,14 +870,7 @@ def test_pasted_into_a_notebook_it_runs_with_the_defaults_and_leaves_one_figure_
     folder, process, out, err = processes["notebook"]
     assert process.returncode == 0 and err == ""
     assert "300/300" in out
-    assert out.splitlines()[-1] == "MiniGPT 17 2 [1]"  # a notebook shows a figure that is open, once
-
-
-def test_percent_run_in_a_notebook_takes_options(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["mini_gpt.py", "--epochs", "3"])
-    namespace = runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert {"model", "vocab", "attention_weights"} <= namespace.keys()
-    assert "3/3" in capsys.readouterr().out
+    assert out.splitlines()[-1] == "MiniGPT 17 [1]"  # a notebook shows an open figure, once
 
 
 def test_imported_it_runs_nothing_prints_nothing_and_leaves_the_threads_alone(capsys):
@@ -989,17 +879,7 @@ def test_imported_it_runs_nothing_prints_nothing_and_leaves_the_threads_alone(ca
     assert not list(Path().iterdir())
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_main_in_a_kernel_leaves_the_kernels_options_alone_and_opens_no_window(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
-    monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("a window would wait"))
-    monkeypatch.setattr(mini_gpt, "train", lambda *args: [])
-    main()
-
-
 # ---------------------------------------------------------------- the README
-
-
 def results(options, capsys, old="", new=""):
     """What main returns with one edit made in a copy of the source, and what it prints."""
     source = SCRIPT.read_text(encoding="utf-8")
@@ -1054,15 +934,9 @@ def test_experiment_1_the_loss_settles_on_the_floor_and_dives_below_without_the_
     with_mask, without, floor = (line.get_ydata() for line in plt.gca().get_lines())
     assert Path("loss.png").exists() and notebook["causal_mask"] is mask
     assert floor[0] == pytest.approx(0.3584, abs=1e-4)
-    assert len(with_mask) == len(without) == 300 and with_mask[0] == pytest.approx(without[0], abs=0.1)
+    assert len(with_mask) == len(without) == 300 and abs(with_mask[0] - without[0]) < 0.1
     assert floor[0] < sum(with_mask[-30:]) / 30 < floor[0] + 0.05
     assert sum(without[-30:]) / 30 < floor[0] / 5
-
-
-def test_experiment_1_an_edit_that_deletes_the_mask_reads_the_answers(capsys):
-    line, = re.findall(r"\n( +scores = scores.masked_fill.*\n)", SCRIPT.read_text(encoding="utf-8"))
-    _, printed = results("", capsys, old=line)
-    assert figures(printed, "training")[0] < entropy_floor(SEQUENCES) / 10
 
 
 def test_experiment_2_attention_weights_worked_out_by_hand_are_those_of_the_model(notebook, capsys):
@@ -1071,7 +945,7 @@ def test_experiment_2_attention_weights_worked_out_by_hand_are_those_of_the_mode
     assert notebook["weights"][0].tolist() == [1, 0, 0, 0, 0]
 
 
-def test_experiment_3_next_word_probabilities_are_near_the_counts_in_the_sentences(notebook, capsys):
+def test_experiment_3_next_word_probabilities_are_near_the_counts(notebook, capsys):
     exec(readme_cell("ids = torch"), {**notebook, "device": "cpu"})
     words, probabilities = zip(*(line.split() for line in capsys.readouterr().out.splitlines()))
     assert words == ("deep", "learning", "is", "powerful", DELIMITER)
@@ -1082,25 +956,31 @@ def test_experiment_3_next_word_probabilities_are_near_the_counts_in_the_sentenc
 def test_experiment_4_attention_copies_what_an_lstm_cannot_carry(rate, notebook, capsys):
     random.seed(0)
     cell = readme_cell("import random").replace("0.003", rate)
-    for longer, shorter in [("k=16", "k=12"), ("badcafefeedhagge", "badcafefeedh"), ("34", "26")]:
-        assert longer in cell
-        cell = cell.replace(longer, shorter)  # to be quicker
+    for slow, quick in [("k=16", "k=10"), ("badcafefeedhagge", "badcafefee"), (", 34)", ", 22)"),
+                        ("--epochs 15", "--epochs 8"), ("epochs=15", "epochs=8")]:
+        assert cell.count(slow) == 1
+        cell = cell.replace(slow, quick)
     exec(cell, notebook)
     gpt, lstm = re.findall(r"(\d+) of 50", capsys.readouterr().out)
     assert int(gpt) >= 48 and int(lstm) <= 10
-    diagonals = [cells(ax).filled(0.0)[13:25, 1:13].diagonal() for ax in panels()]
-    assert max(diagonal.mean() for diagonal in diagonals) > 0.5  # from the colon on, some head copies
+    diagonals = [cells(ax).filled(0.0)[11:21, 1:11].diagonal() for ax in panels()]
+    assert max(diagonal.mean() for diagonal in diagonals) > 0.5  # some head copies
 
 
 @pytest.mark.parametrize("old, new, options, before, after", [
     ("self.token_embedding(idx) + self.position_embedding(positions)", "self.token_embedding(idx)",
      "--data order.txt --layers 1", (0.11, 0.14), (0.23, 0.26)),
-    ("x = x + self.dropout(attended)", "x = x", "--data order.txt --layers 1", (0.11, 0.14), (0.3, 0.5)),
+    ("x = x + self.dropout(attended)", "x = x",
+     "--data order.txt --layers 1", (0.11, 0.14), (0.3, 0.5)),
     ("x = x + self.dropout(attended)", "x = self.dropout(attended)", "--layers 12 --epochs 60",
      (0.35, 1.0), (2.5, 3.0)),
-], ids=["positions", "attention", "residual"])
-def test_experiment_5_what_is_lost_without_a_part_of_the_model(old, new, options, before, after, capsys):
-    assert f"| `{old}` → `{new}` | `{options}` |" in README
+    ("x = x + self.dropout(attended)", "x = x", "", (0.36, 0.39), (0.36, 0.39)),
+    (" / math.sqrt(head_size)", "", "", (0.36, 0.39), (0.36, 0.39)),
+    ('scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))', "", "", (0.36, 0.39),
+     (0.0, 0.04)),
+], ids=["positions", "attention", "residual", "attention not needed", "scale not needed", "mask"])
+def test_the_readmes_edits_change_the_loss_as_it_says(old, new, options, before, after, capsys):
+    assert not options or f"| `{old}` → `{new}` | `{options}` |" in README
     Path("order.txt").write_text("dog bites man : sad\nman bites dog : funny\n")
     (_, _, attention_weights), printed = results(options, capsys)
     assert before[0] < figures(printed, "training")[0] < before[1]
@@ -1117,8 +997,3 @@ def test_experiment_5_without_layernorm_a_high_learning_rate_fails_and_it_is_put
     exec(readme_cell("real_norm"), notebook)
     with_it, without = re.findall(r"training  loss (\S+),", capsys.readouterr().out)
     assert float(with_it) < 0.4 and float(without) > 100 and nn.LayerNorm is norm
-
-
-def test_the_six_sentences_can_be_learned_without_attention(capsys):
-    _, printed = results("", capsys, "x = x + self.dropout(attended)", "x = x")
-    assert figures(printed, "training")[0] < entropy_floor(SEQUENCES) + 0.03
