@@ -40,7 +40,7 @@ SENTENCES = [
 ]
 EMBED_DIM, NUM_HEADS, NUM_LAYERS = 32, 4, 2
 DROPOUT, LEARNING_RATE, EPOCHS, BATCH_SIZE = 0.1, 0.001, 300, 32
-SEED = 2017  # "deep learning is" goes on with "powerful" or "fun": a tie, which this one breaks
+SEED = 2017  # "powerful" and "fun" tie after "deep learning is"; with this seed, "powerful" wins
 
 
 # ---------------------------------------------------------------- text becomes tokens
@@ -61,7 +61,7 @@ class Vocab:
         try:
             return [self.ids[token] for token in self.split(text)]
         except KeyError as token:
-            raise ValueError(f"{token} is not in the vocabulary (case matters)") from None
+            raise ValueError(f"{token} is not in the data's vocabulary (case matters)") from None
 
     def decode(self, ids):
         """List of ids -> text; a delimiter shows as itself."""
@@ -71,7 +71,7 @@ class Vocab:
 def make_sequences(lines, context_length):
     """Lines of ids -> sequences: a delimiter at each end of a line, cut to the context."""
     whole = [[DELIMITER_ID, *ids, DELIMITER_ID] for ids in lines]
-    # Pieces overlap by one token, so that every token but the first is predicted exactly once.
+    # With one token more there are as many to predict. Pieces share one: each is predicted once.
     return [ids[start:start + context_length + 1]
             for ids in whole for start in range(0, len(ids) - 1, context_length)]
 
@@ -99,7 +99,7 @@ class MaskedSelfAttention(nn.Module):
         if embed_dim % num_heads != 0:
             raise ValueError(f"{embed_dim} channels do not divide evenly among {num_heads} heads")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)  # three projections in one product
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)  # query, key and value in one product
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(embed_dim, embed_dim)
 
@@ -107,13 +107,13 @@ class MaskedSelfAttention(nn.Module):
         """x (B, T, C) -> out (B, T, C), weights (B, H, T, T); each row of weights sums to 1."""
         B, T, C = x.shape
         H, head_size = self.num_heads, C // self.num_heads
-        # Query: what a token looks for. Key: what it offers. Value: what it passes on. Each is
-        # (B, T, C), and each head gets a slice of the channels: (B, H, T, head_size).
+        # Query: what a token looks for. Key: what it offers. Value: what it passes on. Cut out of
+        # (B, T, 3C), each is (B, T, C); cut into heads, each is (B, H, T, head_size).
         q, k, v = (part.view(B, T, H, head_size).transpose(1, 2)
                    for part in self.qkv(x).chunk(3, dim=-1))
 
-        # A dot product of head_size terms spreads by sqrt(head_size); divided by that, it has the
-        # same spread whatever the size of a head.
+        # Where the numbers in q and k have a standard deviation of 1, that of their dot product is
+        # sqrt(head_size). Divided by it, it is 1 again, however many channels a head has.
         scores = q @ k.transpose(-2, -1) / math.sqrt(head_size)  # (B, H, T, T)
         scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))
         weights = F.softmax(scores, dim=-1)  # exp(-inf) = 0: the future gets no weight at all
@@ -134,7 +134,7 @@ class GPTBlock(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(embed_dim, 4 * embed_dim), nn.GELU(),  # GELU: a ReLU with a smooth bend
             nn.Dropout(dropout), nn.Linear(4 * embed_dim, embed_dim))
-        self.dropout = nn.Dropout(dropout)  # zeros at random, so that none is relied upon
+        self.dropout = nn.Dropout(dropout)  # random zeros in training: no number is relied upon
 
     def forward(self, x):
         """x (B, T, C) -> x (B, T, C), attention weights (B, H, T, T)."""
@@ -231,8 +231,8 @@ def entropy_floor(sequences):
     """The least loss of any model that cannot see the future, in nats per predicted token.
 
     "deep learning is" goes on once with "powerful" and once with "fun": no model can do better than
-    give 1/2 to each, and pay ln 2 nats both times. By the chain rule, what it pays for a sequence
-    adds up to -ln of that sequence's share among all that start with the same token.
+    give 1/2 to each, and pay ln 2 nats both times. Such shares, multiplied along a sequence, leave
+    the share of this sequence in all that start alike (chain rule); -ln of it is what it costs.
     """
     starts = Counter(sequence[0] for sequence in sequences)
     copies = Counter(map(tuple, sequences))
@@ -245,8 +245,8 @@ def report(losses, steps, tokens, start):
     """Print how training goes: ten lines in all and, in a terminal, a live one every second."""
     step, seconds = len(losses), time.perf_counter() - start
     is_tenth = 10 * step % steps < 10
-    if is_tenth or (sys.stdout.isatty() and seconds % 1 < seconds / step):  # a second's first step
-        recent = losses[-steps // 10:]
+    if is_tenth or (sys.stdout.isatty() and seconds % 1 < seconds / step):  # a new second's first
+        recent = losses[-math.ceil(steps / 10):]
         left = timedelta(seconds=round(seconds / step * (steps - step)))
         line = (f"step {step:8}/{steps}  loss {sum(recent) / len(recent):.4f}  "
                 f"{tokens * step / steps / seconds:,.0f} tokens/s  {left} left")
@@ -255,8 +255,8 @@ def report(losses, steps, tokens, start):
 
 def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE):
     """Fit the model to the sequences, until Ctrl-C; return each step's loss, in nats per token."""
-    order = torch.Generator().manual_seed(torch.initial_seed())  # the same for every model
-    loader = DataLoader(sequences, batch_size, shuffle=True, collate_fn=collate, generator=order)
+    shuffler = torch.Generator().manual_seed(torch.initial_seed())  # the same for every model
+    loader = DataLoader(sequences, batch_size, shuffle=True, collate_fn=collate, generator=shuffler)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     steps, tokens = epochs * len(loader), epochs * count_predictions(sequences)
     losses, start = [], time.perf_counter()
@@ -279,16 +279,16 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RA
 def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
     """Logits (V,) -> probabilities (V,), the sharper the lower the temperature.
 
-    top_k keeps that many tokens, top_p the fewest that together reach this probability (nucleus
-    sampling, Holtzman et al. 2019); the others get probability 0.
+    top_k keeps that many tokens, and top_p the fewest of these that together reach this probability
+    (nucleus sampling, Holtzman et al. 2019); the others get probability 0.
     """
     if not (temperature > 0 and (top_k is None or top_k > 0) and 0 < top_p <= 1):
         raise ValueError("sampling needs a temperature above 0, top-k above 0, top-p in (0, 1]")
-    logits, ids = logits.cpu().double().sort(descending=True)
-    # The softmax stays the same, and with 0 as the largest no temperature is too low for it.
-    kept = F.softmax((logits[:top_k] - logits[0]) / temperature, dim=-1)  # (k,)
+    ordered, ids = logits.cpu().double().sort(descending=True)
+    # Less the largest, the softmax stays the same, and exp can't overflow at any temperature.
+    kept = F.softmax((ordered[:top_k] - ordered[0]) / temperature, dim=-1)  # (k,)
     kept = kept * (kept.cumsum(dim=-1) - kept < top_p)  # while the likelier ones don't reach top_p
-    return torch.zeros_like(logits).scatter(0, ids[:top_k], kept / kept.sum())
+    return torch.zeros_like(ordered).scatter(0, ids[:top_k], kept / kept.sum())  # in order of ids
 
 
 @torch.no_grad()
@@ -299,11 +299,10 @@ def generate(prompt, model, vocab, max_new_tokens=20, temperature=0.0, top_k=Non
     Raises ValueError for a word that is not in the vocabulary, or sampling that makes no sense.
     """
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
-    device = next(model.parameters()).device
     model.eval()
     for _ in range(max_new_tokens):
-        context = torch.tensor([ids[-model.context_length:]], device=device)  # (1, T)
-        logits, _ = model(context)  # (1, T, V), of which only the last position is news
+        context = torch.tensor([ids[-model.context_length:]]).to(next(model.parameters()).device)
+        logits, _ = model(context)  # (1, T) -> (1, T, V), of which the last position is needed
         if temperature == 0:
             next_id = torch.argmax(logits[:, -1, :]).item()
         else:
@@ -348,7 +347,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
 
 # ---------------------------------------------------------------- the command line
 PARSER = argparse.ArgumentParser(
-    "mini_gpt.py", argparse.SUPPRESS, "Train a small GPT, complete a text, draw its attention.",
+    prog="mini_gpt.py", usage=argparse.SUPPRESS, description="Learn, complete and draw a text.",
     formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
 option = PARSER.add_argument
 option("--data", metavar="FILE", help="UTF-8 text, one example a line; None: the six sentences")
@@ -367,7 +366,7 @@ option("--prompt", help='text to complete; None: "deep", or "" with --data')
 option("--max-new-tokens", type=int, default=20, help="longest continuation")
 option("--temperature", type=float, default=0.0, help="0: the likeliest token; above 0: sample")
 option("--top-k", type=int, help="sample from the k likeliest tokens only")
-option("--top-p", type=float, default=1.0, help="sample from the fewest tokens that likely")
+option("--top-p", type=float, default=1.0, help="sample from the fewest tokens that sum to this")
 option("--samples", type=int, default=1, help="texts to generate, at a temperature above 0")
 option("--seed", type=int, default=SEED, help="same seed, same output")
 option("--device", choices=["cpu", "cuda", "mps"], help="None: CPU; with --data, CUDA if there")
@@ -377,7 +376,7 @@ option("--plot", metavar="FILE", default="attention.png", help="picture: .png, .
 def prepare(args):
     """Check options; return vocabulary, lines of ids, training and held-out sequences, models."""
     for name, value in vars(args).items():
-        least = 1 if type(value) is int and name != "seed" else 0  # it is a count, or anything else
+        least = 1 if type(value) is int and name != "seed" else 0  # counts start at 1
         if type(value) in (int, float) and not least <= value < 2**31:
             raise ValueError(f"--{name.replace('_', '-')} {value} is not between {least} and 2**31")
     path = Path(args.plot)
@@ -395,7 +394,7 @@ def prepare(args):
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(args.seed))
     chosen = {distinct[i] for i in order[:round(args.holdout * len(distinct))]}
     if len(chosen) == len(distinct) or (args.holdout > 0 and not chosen):
-        raise ValueError(f"{len(distinct)} different lines: too few for --holdout {args.holdout}")
+        raise ValueError(f"--holdout {args.holdout} of {len(distinct)} lines: none on one side")
     context = args.context or min(128, 1 + max(map(len, lines)))
     training = make_sequences([line for line in lines if line not in chosen], context)
     held_out = make_sequences([line for line in lines if line in chosen], context)
@@ -416,7 +415,7 @@ def run(args):
     vocab, lines, training, held_out, models = prepare(args)
     print(f"data      {len(lines):,} lines, {count_predictions(training):,} tokens to predict, "
           f"vocabulary of {len(vocab.tokens):,}")
-    print(f"floor     {entropy_floor(training):.4f} nats per token, least without looking ahead")
+    print(f"floor     {entropy_floor(training):.4f} nats/token, least training loss if causal")
     completions = []
     for model in models:
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -450,11 +449,11 @@ def main(argv=()):
     threads = torch.get_num_threads()
     try:
         return run(PARSER.parse_args(argv))
-    except (OSError, ValueError, FloatingPointError) as error:  # what the user can mend
+    except (OSError, ValueError, FloatingPointError) as error:  # what the user can fix
         PARSER.error(str(error))
     finally:
         torch.set_num_threads(threads)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a notebook's cell has no __file__, and sys.argv is not for it
     model, vocab, attention_weights = main(sys.argv[1:] if "__file__" in globals() else [])

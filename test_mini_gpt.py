@@ -107,11 +107,10 @@ def test_lines_longer_than_the_context_are_cut_so_that_each_token_is_predicted_o
     assert rebuilt == SEQUENCES
 
 
-# ---------------------------------------------------------------- tokens attend to each other
 def test_the_mask_forbids_exactly_the_future():
     mask = causal_mask(5)
     assert mask.dtype == torch.bool
-    assert all(mask[t, s] == (s > t) for t in range(5) for s in range(5))
+    assert mask.tolist() == [[s > t for s in range(5)] for t in range(5)]
 
 
 @pytest.mark.parametrize("B, T, C, H", [(1, 1, 8, 1), (2, 5, 32, 4), (3, 7, 12, 3)])
@@ -394,7 +393,7 @@ def test_sampling_divides_the_logits_by_the_temperature(temperature):
     ({"top_p": 0.96}, {0, 1, 2, 3}), ({"top_p": 1.0}, {0, 1, 2, 3}),
     ({"top_k": 2, "top_p": 0.6}, {1}),  # of the two that top_k leaves, the first has 0.5 / 0.8
     ({"top_k": 2, "top_p": 0.7}, {1, 3}), ({"top_k": 1, "top_p": 0.9}, {1}),
-])
+], ids=str)
 def test_sampling_keeps_exactly_the_likeliest_tokens(options, kept):
     probabilities = sampling_probabilities(LOGITS, **options)
     expected = torch.tensor([LOGITS[i].exp() if i in kept else 0.0 for i in range(4)])
@@ -606,8 +605,8 @@ def test_the_command_line_does_what_its_functions_do(trainings, capsys, monkeypa
     gpt, lstm = MiniGPT(V, 7, 24, 3, 3, 0.2), MiniLSTM(V, 24, 3, 0.2)
     expected = [f"data      35 lines, {count_predictions(training):,} tokens to predict, "
                 f"vocabulary of {V}",
-                f"floor     {entropy_floor(training):.4f} nats per token, "
-                "least without looking ahead"]
+                f"floor     {entropy_floor(training):.4f} nats/token, "
+                "least training loss if causal"]
     texts = []
     for model in (gpt, lstm):
         parameters = sum(math.prod(parameter.shape) for parameter in model.parameters())
@@ -780,7 +779,7 @@ def test_a_bad_option_is_refused_in_one_line_before_anything_else(options, capsy
 
 
 @pytest.mark.parametrize("content, named", [
-    (b"", "0 different lines"), (b"\n \n\t\n", "0 different lines"), (b"caf\xe9\n", "utf-8"),
+    (b"", "of 0 lines"), (b"\n \n\t\n", "of 0 lines"), (b"caf\xe9\n", "utf-8"),
     (b"a <|endoftext|> b\n", "endoftext"),
 ])
 def test_a_file_without_proper_text_is_refused(content, named, capsys):
@@ -939,7 +938,7 @@ def test_experiment_1_the_loss_settles_on_the_floor_and_dives_below_without_the_
     assert sum(without[-30:]) / 30 < floor[0] / 5
 
 
-def test_experiment_2_attention_weights_worked_out_by_hand_are_those_of_the_model(notebook, capsys):
+def test_experiment_2_weights_worked_out_by_hand_are_those_of_the_model(notebook, capsys):
     exec(readme_cell("device ="), notebook)
     assert capsys.readouterr().out.startswith("True [1.")
     assert notebook["weights"][0].tolist() == [1, 0, 0, 0, 0]
@@ -953,8 +952,7 @@ def test_experiment_3_next_word_probabilities_are_near_the_counts(notebook, caps
 
 
 @pytest.mark.parametrize("rate", ["0.003", "0.01"])
-def test_experiment_4_attention_copies_what_an_lstm_cannot_carry(rate, notebook, capsys):
-    random.seed(0)
+def test_experiment_4_a_gpt_copies_what_an_lstm_cannot_carry(rate, notebook, capsys):
     cell = readme_cell("import random").replace("0.003", rate)
     for slow, quick in [("k=16", "k=10"), ("badcafefeedhagge", "badcafefee"), (", 34)", ", 22)"),
                         ("--epochs 15", "--epochs 8"), ("epochs=15", "epochs=8")]:
@@ -978,7 +976,7 @@ def test_experiment_4_attention_copies_what_an_lstm_cannot_carry(rate, notebook,
     (" / math.sqrt(head_size)", "", "", (0.36, 0.39), (0.36, 0.39)),
     ('scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))', "", "", (0.36, 0.39),
      (0.0, 0.04)),
-], ids=["positions", "attention", "residual", "attention not needed", "scale not needed", "mask"])
+], ids=["order", "past", "depth", "past not needed", "scale not needed", "answers"])
 def test_the_readmes_edits_change_the_loss_as_it_says(old, new, options, before, after, capsys):
     assert not options or f"| `{old}` → `{new}` | `{options}` |" in README
     Path("order.txt").write_text("dog bites man : sad\nman bites dog : funny\n")
@@ -996,4 +994,4 @@ def test_experiment_5_without_layernorm_a_high_learning_rate_fails_and_it_is_put
     main("--lr 0.05".split())
     exec(readme_cell("real_norm"), notebook)
     with_it, without = re.findall(r"training  loss (\S+),", capsys.readouterr().out)
-    assert float(with_it) < 0.4 and float(without) > 100 and nn.LayerNorm is norm
+    assert float(with_it) < 0.4 and float(without) > math.log(17) and nn.LayerNorm is norm
