@@ -245,7 +245,7 @@ def report(losses, steps, tokens, start):
     """Print how training goes: ten lines in all and, in a terminal, a live one every second."""
     step, seconds = len(losses), time.perf_counter() - start
     is_tenth = 10 * step % steps < 10
-    if is_tenth or (sys.stdout.isatty() and seconds % 1 < seconds / step):  # a new second's first
+    if is_tenth or (sys.stdout.isatty() and seconds % 1 < seconds / step):  # once a second
         recent = losses[-math.ceil(steps / 10):]
         left = timedelta(seconds=round(seconds / step * (steps - step)))
         line = (f"step {step:8}/{steps}  loss {sum(recent) / len(recent):.4f}  "
@@ -323,26 +323,27 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     """
     weights = attention_weights[layer][0].detach().cpu().numpy()  # (H, T, T)
     H, T, _ = weights.shape
-    labels = [repr(str(t))[1:-1].replace(" ", "␣") for t in tokens or range(T)]  # all visible
+    tokens = range(T) if tokens is None else tokens
+    labels = [repr(str(token))[1:-1].replace(" ", "␣") for token in tokens]  # white space too
     labels = [label if len(label) <= 16 else label[:15] + "…" for label in labels]
     is_small = T <= 12  # there is room for a number in each cell, and for a line around it
     side = min(max(2.4, 0.5 * T), 6.0)  # of a panel, in inches
-    figure, axes = plt.subplots(1, H, figsize=(H * side + 1.5, side + 1), sharey=True, squeeze=0)
+    fig, axes = plt.subplots(1, H, figsize=(H * side + 1.5, side + 1), sharey=True, squeeze=False)
     for head, ax in enumerate(axes[0]):
         sns.heatmap(weights[head], mask=causal_mask(T).numpy(), vmin=0, vmax=1, cmap="Blues",
                     annot=is_small, fmt=".2f", annot_kws={"size": 8}, linewidths=0.5 * is_small,
                     square=True, cbar=False, xticklabels=False, yticklabels=False, ax=ax)
         ax.set_title(f"layer {layer}, head {head}")
-    figure.colorbar(ax.collections[0], ax=axes, label="attention weight", shrink=0.7)
-    # Words come last, for seaborn draws the whole figure anew with each heatmap.
-    centres, style = [t + 0.5 for t in range(T)], {"size": min(10, 60 * side / T), "parse_math": 0}
+    fig.set_layout_engine("constrained")
+    fig.colorbar(ax.collections[0], ax=axes, label="attention weight", shrink=0.7)
+    # Words come last: seaborn draws all anew with each heatmap. In them, $ starts no formula.
+    mids, style = [t + 0.5 for t in range(T)], {"size": min(10, 60 * side / T), "parse_math": False}
     for ax in axes[0]:
-        ax.set_xticks(centres, labels, rotation=45, ha="right", rotation_mode="anchor", **style)
+        ax.set_xticks(mids, labels, rotation=45, ha="right", rotation_mode="anchor", **style)
         ax.tick_params(length=0)
-    axes[0, 0].set_yticks(centres, labels, **style)
-    figure.supylabel("this token ...")
-    figure.supxlabel("... attends to this token")
-    figure.set_layout_engine("constrained")
+    axes[0, 0].set_yticks(mids, labels, **style)
+    fig.supylabel("this token ...")
+    fig.supxlabel("... attends to this token")
 
 
 # ---------------------------------------------------------------- the command line
@@ -382,7 +383,7 @@ def prepare(args):
     path = Path(args.plot)
     is_writable = os.access(path if path.exists() else f"{path.parent}/", os.W_OK)
     if path.suffix.lower() not in (".png", ".pdf", ".svg") or path.is_dir() or not is_writable:
-        raise ValueError(f"--plot {path} is not a .png, .pdf or .svg file that can be written")
+        raise ValueError(f"--plot {args.plot!r} is not a .png, .pdf or .svg that can be written")
     if not torch.get_device_module(args.device).is_available():
         raise ValueError(f"--device {args.device} is not available here")
 
@@ -402,12 +403,13 @@ def prepare(args):
     torch.manual_seed(args.seed)
     gpt = MiniGPT(len(vocab.tokens), context, args.embed_dim, args.heads, args.layers, args.dropout)
     lstm = MiniLSTM(len(vocab.tokens), args.embed_dim, args.layers, args.dropout)
-    # A rehearsal of one token: a wrong prompt or way to sample is told before training, not after.
+    # A rehearsal: what is wrong shows before training, and no Ctrl-C meets a loading optimizer.
+    torch.optim.Adam(gpt.parameters(), args.lr)
     generate(args.prompt, gpt, vocab, 1, args.temperature or 1.0, args.top_k, args.top_p)
     return vocab, lines, training, held_out, [gpt, lstm][:1 + args.compare_lstm]
 
 
-def run(args):
+def run(args, threads):
     """Train, evaluate, complete and draw, and print what comes of it."""
     args.device = args.device or ("cuda" if args.data and torch.cuda.is_available() else "cpu")
     if args.prompt is None:
@@ -419,10 +421,9 @@ def run(args):
     completions = []
     for model in models:
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        print(f"model     {type(model).__name__}, {parameters:,} parameters on {args.device}")
-        if parameters < 1_000_000:  # a second thread gains nothing, and waits where cores are busy
-            torch.set_num_threads(1)
+        torch.set_num_threads(1 if parameters < 1_000_000 else threads)  # small: one is fastest
         torch.manual_seed(args.seed)  # so that every model sees the same batches
+        print(f"model     {type(model).__name__}, {parameters:,} parameters on {args.device}")
         train(model.to(args.device), training, args.epochs, args.batch_size, args.lr)
         with suppress(KeyboardInterrupt):  # a first Ctrl-C ends training, a second one this
             for name, sequences in [("training", training), ("held-out", held_out)]:
@@ -448,7 +449,7 @@ def main(argv=()):
     """Do what the options say (--help lists them); return GPT, vocabulary, attention weights."""
     threads = torch.get_num_threads()
     try:
-        return run(PARSER.parse_args(argv))
+        return run(PARSER.parse_args(argv), threads)
     except (OSError, ValueError, FloatingPointError) as error:  # what the user can fix
         PARSER.error(str(error))
     finally:
