@@ -12,8 +12,6 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import matplotlib
-matplotlib.use("Agg")  # no windows, also where there is a screen
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -26,6 +24,7 @@ from mini_gpt import (DELIMITER, SENTENCES, GPTBlock, MaskedSelfAttention, MiniG
                       main, make_sequences, next_token_loss, plot_attention, report,
                       sampling_probabilities, train)
 
+plt.switch_backend("Agg")  # no windows, also where there is a screen
 SCRIPT = Path(mini_gpt.__file__).resolve()
 README = SCRIPT.with_name("README.md").read_text(encoding="utf-8")
 OPTIONS = "--layers 1 --epochs 20 --holdout 0.5 --temperature 1 --samples 5".split()
@@ -331,6 +330,7 @@ def test_progress_is_ten_lines_or_one_a_step_and_the_last_is_of_the_last(epochs,
     assert steps[-1] == 2 * epochs and steps == sorted(steps)
     gaps = [b - a for a, b in zip([0, *steps], steps)]
     assert max(gaps) - min(gaps) <= 1
+    assert epochs > 5 or f"  loss {losses[-1]:.4f}  " in printed[-1]
 
 
 def test_progress_shows_the_mean_loss_since_the_line_before_tokens_per_second_and_time_left(
@@ -418,10 +418,10 @@ def test_sampling_works_with_the_most_extreme_options(options):
 
 
 @pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": 0},
-                                 {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+                                 {"temperature": 0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
 def test_impossible_sampling_is_refused(bad):
     with pytest.raises(ValueError, match="sampling"):
-        generate("deep", MiniGPT(17, 6), VOCAB, **{"temperature": 1.0, **bad})
+        sampling_probabilities(LOGITS, **bad)
 
 
 class Scripted(nn.Module):
@@ -626,7 +626,7 @@ def test_the_command_line_does_what_its_functions_do(trainings, capsys, monkeypa
 
     assert returned[0] is trainings[0][0] and returned[1].tokens == vocab.tokens
     ids = [0, *vocab.encode(texts[0])][-7:]
-    for weights, again in zip(returned[2], gpt(torch.tensor([ids]))[1], strict=True):
+    for weights, again in zip(returned[2], gpt.eval()(torch.tensor([ids]))[1], strict=True):
         torch.testing.assert_close(weights, again)
         assert not weights.requires_grad
     words = [vocab.tokens[i].replace(" ", "␣") for i in ids]
