@@ -584,7 +584,7 @@ def test_the_command_line_does_what_its_functions_do(trainings, capsys, monkeypa
     Path("mine.txt").write_text("\n".join(lines + lines[:5]))
     returned = main("--data mine.txt --chars --context 7 --holdout 0.25 --epochs 3 --batch-size 4 "
                     "--lr 0.004 --embed-dim 24 --heads 3 --layers 3 --dropout 0.2 --compare-lstm "
-                    "--prompt a --max-new-tokens 9 --temperature 0.7 --top-k 4 --top-p 0.8 "
+                    "--prompt abcabcab --max-new-tokens 5 --temperature 0.7 --top-k 4 --top-p 0.8 "
                     "--samples 3 --seed 11 --plot shapes.svg".split())
     printed = outcome(capsys.readouterr().out)
     drawn = [(ax.get_title(), cells(ax), labels(ax.xaxis)) for ax in panels()]
@@ -617,8 +617,8 @@ def test_the_command_line_does_what_its_functions_do(trainings, capsys, monkeypa
             loss = evaluate(model, part)
             expected.append(f"{name}  loss {loss:.4f}, perplexity {math.exp(loss):.2f}")
         for _ in range(3):
-            texts.append(generate("a", model, vocab, max_new_tokens=9, temperature=0.7, top_k=4,
-                                  top_p=0.8))
+            texts.append(generate("abcabcab", model, vocab, max_new_tokens=5, temperature=0.7,
+                                  top_k=4, top_p=0.8))
             is_new = not any(line.startswith(texts[-1]) for line in lines)
             expected.append(f"text      {texts[-1]}" + "  (new)" * is_new)
     assert printed == [*(line.rstrip() for line in expected), "picture   shapes.svg"]
