@@ -417,7 +417,7 @@ def run(args, threads):
     vocab, lines, training, held_out, models = prepare(args)
     print(f"data      {len(lines):,} lines, {count_predictions(training):,} tokens to predict, "
           f"vocabulary of {len(vocab.tokens):,}")
-    print(f"floor     {entropy_floor(training):.4f} nats/token, least training loss if causal")
+    print(f"floor     {entropy_floor(training):.4f} nats/token: no causal model trains lower")
     completions = []
     for model in models:
         parameters = sum(parameter.numel() for parameter in model.parameters())
