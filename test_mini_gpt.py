@@ -353,7 +353,7 @@ def test_in_a_terminal_a_line_lives_for_a_second_and_never_wraps(monkeypatch, ca
     assert [int(line.split()[1].split("/")[0]) for line in live] == [
         step for step in range(4, 70, 4) if step % 7]  # every second, or a line that stays
     monkeypatch.setattr(mini_gpt.time, "perf_counter", lambda: 90_000.0)
-    report([12.5] * 1000, 9_999_999, 10**12, start=0.0)  # in a run of thirty years
+    report([12.5] * 1000, 9_999_999, 10**15, start=0.0)  # in a run of thirty years
     line, = capsys.readouterr().out.splitlines()
     assert len(line) == 79 and "days" in line
 
