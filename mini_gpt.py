@@ -71,7 +71,7 @@ class Vocab:
 def make_sequences(lines, context_length):
     """Lines of ids -> sequences: a delimiter at each end of a line, cut to the context."""
     whole = [[DELIMITER_ID, *ids, DELIMITER_ID] for ids in lines]
-    # With one token more there are as many to predict. Pieces share one: each is predicted once.
+    # A piece has one token more, its last target. The next starts with it: none is predicted twice.
     return [ids[start:start + context_length + 1]
             for ids in whole for start in range(0, len(ids) - 1, context_length)]
 
@@ -231,8 +231,8 @@ def entropy_floor(sequences):
     """The least loss of any model that cannot see the future, in nats per predicted token.
 
     "deep learning is" goes on once with "powerful" and once with "fun": no model can do better than
-    give 1/2 to each, and pay ln 2 nats both times. Such shares, multiplied along a sequence, leave
-    the share of this sequence in all that start alike (chain rule); -ln of it is what it costs.
+    give 1/2 to each, and pay ln 2 nats both times. Such shares, multiplied along a sequence, give
+    its share among all with the same first token (chain rule), and -ln of that is its whole cost.
     """
     starts = Counter(sequence[0] for sequence in sequences)
     copies = Counter(map(tuple, sequences))
@@ -244,7 +244,7 @@ def entropy_floor(sequences):
 def report(losses, steps, tokens, start):
     """Print how training goes: ten lines in all and, in a terminal, a live one every second."""
     step, seconds = len(losses), time.perf_counter() - start
-    is_tenth = 10 * step % steps < 10
+    is_tenth = 10 * step % steps < 10  # this step completes another tenth of them
     if is_tenth or (sys.stdout.isatty() and seconds % 1 < seconds / step):  # once a second
         recent = losses[-math.ceil(steps / 10):]
         left = timedelta(seconds=round(seconds / step * (steps - step)))
@@ -254,7 +254,7 @@ def report(losses, steps, tokens, start):
 
 
 def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE):
-    """Fit the model to the sequences, until Ctrl-C; return each step's loss, in nats per token."""
+    """Fit the model to the sequences (Ctrl-C ends it); return each step's loss, nats per token."""
     shuffler = torch.Generator().manual_seed(torch.initial_seed())  # the same for every model
     loader = DataLoader(sequences, batch_size, shuffle=True, collate_fn=collate, generator=shuffler)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
@@ -323,8 +323,8 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     """
     weights = attention_weights[layer][0].detach().cpu().numpy()  # (H, T, T)
     H, T, _ = weights.shape
-    tokens = range(T) if tokens is None else tokens
-    labels = [repr(str(token))[1:-1].replace(" ", "␣") for token in tokens]  # white space too
+    labels = [repr(str(token))[1:-1].replace(" ", "␣")  # white space, too, can be seen
+              for token in (range(T) if tokens is None else tokens)]
     labels = [label if len(label) <= 16 else label[:15] + "…" for label in labels]
     is_small = T <= 12  # there is room for a number in each cell, and for a line around it
     side = min(max(2.4, 0.5 * T), 6.0)  # of a panel, in inches
