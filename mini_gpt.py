@@ -49,16 +49,16 @@ DROPOUT = 0.1  # share of the numbers that training sets to zero at random
 LEARNING_RATE = 0.001
 EPOCHS = 300  # how often each sentence is seen
 BATCH_SIZE = 32  # sequences in a training step
-SEED = 2017  # "powerful" and "fun" tie after "deep learning is"; here "powerful" wins
+SEED = 32  # "powerful" and "fun" tie after "deep learning is"; here "powerful" wins
 THREADS = torch.get_num_threads()  # for large models; small ones are faster with one
 
 
 class InputError(ValueError):
-    """What the user typed or named can't be used: main tells him so in one line."""
+    """What the user typed or named can't be used: main says so in one line."""
 
 
 # ------------------------------------------------ text becomes tokens
-DELIMITER, DELIMITER_ID = "<|endoftext|>", 0  # at both ends of a line: start, stop
+DELIMITER, DELIMITER_ID = "<|endoftext|>", 0  # before each line and after it
 
 
 class Vocab:
@@ -140,10 +140,10 @@ class MaskedSelfAttention(nn.Module):
         k = k.view(B, T, H, head_size).transpose(1, 2)
         v = v.view(B, T, H, head_size).transpose(1, 2)
 
-        # A score is the dot product of a query and a key: how well they fit. It grows with
-        # the number of channels, and large scores make the softmax put nearly all weight
-        # on one token, where its gradient vanishes. The root undoes that: of 10 random
-        # keys of 64 channels, the largest weight is 0.86 without it and 0.32 with it.
+        # A score is the dot product of a query and a key: how well they fit. Its size grows
+        # with the root of head_size, and large scores make the softmax put nearly all weight
+        # on one token, where its gradient vanishes. So the root is divided out: of 10 random
+        # keys of 64 channels, the largest weight is 0.86 without the division, 0.32 with it.
         scores = q @ k.transpose(-2, -1) / math.sqrt(head_size)  # (B, H, T, T)
         # The mask comes before the softmax, which makes a weight of 0 of each -inf.
         # Weights set to 0 after the softmax would leave rows that don't sum to 1.
@@ -235,7 +235,7 @@ def next_token_loss(model, inputs, targets):
     # All T positions learn at once: each is given the true past, whatever the model
     # would have said itself (teacher forcing), and the mask hides the answer from it.
     logits, _ = model(inputs.to(device))  # (B, T, V)
-    # cross_entropy takes (N, V) and (N), and logits: the softmax is inside.
+    # cross_entropy takes all B * T positions in one row, and logits: it has a softmax.
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten().to(device))
     if not loss.isfinite():
         raise InputError(f"the loss is {loss:f}: try a smaller learning rate (--lr)")
@@ -285,7 +285,7 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RA
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
-                if len(losses) % every == 0:
+                if len(losses) % every == 0 or len(losses) == steps:
                     mean = sum(losses[-every:]) / every
                     print(f"step {len(losses):8}/{steps}  loss {mean:.4f}", flush=True)
     except KeyboardInterrupt:
@@ -349,8 +349,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     It becomes pyplot's current figure: plt.savefig("x.png") keeps it."""
     weights = attention_weights[layer][0].detach().cpu()  # (H, T, T)
     H, T, _ = weights.shape
-    # The future stays blank, unless a model without its mask has looked at it.
-    blank = causal_mask(T) & (weights == 0)
+    blank = causal_mask(T) & (weights == 0)  # the future, unless it was looked at
     every = math.ceil(T / 40)  # more than 40 labels could not be read
     places = [t + 0.5 for t in range(0, T, every)]
     labels = [str(token).replace(" ", "␣") for token in tokens or range(T)][::every]
@@ -365,6 +364,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     for ax in axes[0]:  # not in the loop above, where seaborn draws all each time
         ax.set_xticks(places, rotation=45, ha="right", rotation_mode="anchor", **style)
         ax.set_yticks(places, **style)
+        ax.tick_params(length=0)  # a tick before a number would look like a minus
     fig.set_layout_engine("constrained")
     fig.colorbar(ax.collections[0], ax=axes, label="attention weight", shrink=0.7)
     fig.supylabel("this token ...")
@@ -423,7 +423,7 @@ def prepare(options):
         raise InputError(f"--plot {options.plot}: no .png, .pdf or .svg in a folder")
     lines = options.data.read_text("utf-8-sig").split("\n") if options.data else SENTENCES
     prompt = "deep" if options.prompt is None and not options.data else options.prompt or ""
-    vocab = Vocab(lines, options.chars)
+    vocab = Vocab(filter(str.strip, lines), options.chars)  # without the blank lines
     vocab.encode(prompt)  # an unknown word is refused now, and not after the training
     encoded = [tuple(vocab.encode(line)) for line in lines if line.strip()]
     distinct = sorted(set(encoded))  # copies of a held-out line are held out, too
