@@ -49,7 +49,7 @@ DROPOUT = 0.1  # share of the numbers that training sets to zero at random
 LEARNING_RATE = 0.001
 EPOCHS = 300  # how often each sentence is seen
 BATCH_SIZE = 32  # sequences in a training step
-SEED = 32  # "powerful" and "fun" tie after "deep learning is"; here "powerful" wins
+SEED = 184  # "powerful" and "fun" tie after "deep learning is"; here "powerful" wins
 THREADS = torch.get_num_threads()  # for large models; small ones are faster with one
 
 
