@@ -1,42 +1,36 @@
 """What Mini GPT claims, checked. Run `pytest` beside mini_gpt.py; the order is that of the file."""
 
-import itertools
+import io
 import math
-import os
 import random
 import re
-import runpy
-import shutil
 import subprocess
 import sys
-from collections import Counter, defaultdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 import mini_gpt
-from mini_gpt import (DELIMITER, SENTENCES, GPTBlock, MaskedSelfAttention, MiniGPT, MiniLSTM, Vocab,
-                      causal_mask, collate, count_predictions, entropy_floor, evaluate, generate,
-                      main, make_sequences, next_token_loss, plot_attention, report,
+from mini_gpt import (DELIMITER, SENTENCES, MaskedSelfAttention, MiniGPT, Vocab, causal_mask,
+                      collate, count_predictions, entropy_floor, evaluate, generate, main,
+                      make_sequences, next_token_loss, plot_attention, prepare, read_options,
                       sampling_probabilities, train)
 
 plt.switch_backend("Agg")  # no windows, also where there is a screen
 SCRIPT = Path(mini_gpt.__file__).resolve()
-README = SCRIPT.with_name("README.md").read_text(encoding="utf-8")
-OPTIONS = "--layers 1 --epochs 20 --holdout 0.5 --temperature 1 --samples 5".split()
 VOCAB = Vocab(SENTENCES)
 SEQUENCES = make_sequences([VOCAB.encode(line) for line in SENTENCES], context_length=6)
+PAST = torch.ones(24, 24).tril().bool()  # in row t, the columns up to t
+FOUR = 0.15, 0.5, 0.05, 0.3  # the odds of four tokens
 
 
 @pytest.fixture(autouse=True)
 def tidy(tmp_path, monkeypatch):
     """Each test in an empty folder, with the same random numbers; no figure outlives it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mini_gpt, "plot_attention", lambda *args, **kwargs: plt.figure())  # quicker
     torch.set_num_threads(1)  # several would wait for each other where the cores are busy
     torch.manual_seed(0)
     yield
@@ -51,445 +45,361 @@ def trained():
     model = MiniGPT(17, 6)
     torch.manual_seed(mini_gpt.SEED)
     train(model, SEQUENCES)
-    return model.eval()
-
-
-def small_gpt(**changes):
-    """Untrained, in eval mode, its parameters so large that every part of it makes a difference."""
-    model = MiniGPT(**{"vocab_size": 11, "context_length": 8, "embed_dim": 16, **changes}).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.4)
     return model
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """An empty figure instead of the heatmaps, which take their time."""
+    monkeypatch.setattr(mini_gpt, "plot_attention", lambda *args, **kwargs: plt.figure())
 
 
 def same_parameters(one, other):
     return all(map(torch.equal, one.parameters(), other.parameters()))
 
 
-# ---------------------------------------------------------------- text becomes tokens
-def test_the_vocabulary_is_the_delimiter_and_then_each_word_once():
-    assert VOCAB.tokens[0] == DELIMITER == "<|endoftext|>"
-    assert VOCAB.tokens[1:] == sorted({word for line in SENTENCES for word in line.split()})
-    assert len(VOCAB.tokens) == 17
-    for sentence in SENTENCES:
-        assert VOCAB.decode(VOCAB.encode(sentence)) == sentence and 0 not in VOCAB.encode(sentence)
-
-
-def test_tokens_can_be_characters_white_space_included():
+# ------------------------------------------------ text becomes tokens
+def test_the_vocabulary_is_the_delimiter_and_then_each_token_once():
+    assert VOCAB.tokens == (
+        "<|endoftext|> all are attention deep fun is learn learning models need powerful "
+        "representations self transformers use you").split()
+    assert VOCAB.decode(VOCAB.encode(" use \t all ")) == "use all"
     vocab = Vocab(["to be", "or "], chars=True)
     assert vocab.tokens == [DELIMITER, " ", "b", "e", "o", "r", "t"]
     assert vocab.decode(vocab.encode(" be or  ")) == " be or  "
-    assert generate(" be ", MiniLSTM(7), vocab, max_new_tokens=0) == " be "
+    for text, named in [("deep zebra is", "'zebra'"), ("Deep", "'Deep'.*case"), (DELIMITER, "end")]:
+        with pytest.raises(ValueError, match=named):
+            VOCAB.encode(text)
+    with pytest.raises(ValueError, match=re.escape(DELIMITER)):  # nor may the data have one
+        Vocab(["a b", f"a {DELIMITER} b"])
+    Vocab([f"a{DELIMITER}b"])  # as a part of a word it marks nothing
 
 
-@pytest.mark.parametrize("text, named", [
-    ("deep zebra learning", "'zebra'"), ("Deep", "'Deep'.*case"), (DELIMITER, "endoftext")])
-def test_an_unknown_token_is_refused_by_name(text, named):
-    with pytest.raises(ValueError, match=named):
-        VOCAB.encode(text)
-
-
-def test_a_delimiter_opens_and_closes_every_line():
-    assert SEQUENCES[0] == [0, *VOCAB.encode("deep learning is powerful"), 0]
-    assert len(SEQUENCES) == 6 and count_predictions(SEQUENCES) == 30
-
-
-@pytest.mark.parametrize("context_length", [1, 2, 3, 5, 6, 7])
-def test_lines_longer_than_the_context_are_cut_so_that_each_token_is_predicted_once(context_length):
-    pieces = make_sequences(map(VOCAB.encode, SENTENCES), context_length)
-    assert all(2 <= len(piece) <= context_length + 1 for piece in pieces)
-    rebuilt = []
+@pytest.mark.parametrize("context", [1, 2, 3, 5, 6, 7])
+def test_long_lines_are_cut_so_that_each_token_is_predicted_once(context):
+    lines = [VOCAB.encode(line) for line in SENTENCES]
+    pieces, rebuilt = make_sequences(lines, context), []
+    assert all(2 <= len(piece) <= context + 1 for piece in pieces)
     for piece in pieces:
         if piece[0] == 0:
             rebuilt.append([0])
         assert piece[0] == rebuilt[-1][-1]  # it starts as the one before ended
         rebuilt[-1] += piece[1:]
-    assert rebuilt == SEQUENCES
+    assert rebuilt == [[0, *ids, 0] for ids in lines] and count_predictions(pieces) == 30
 
 
-def test_the_mask_forbids_exactly_the_future():
-    mask = causal_mask(5)
-    assert mask.dtype == torch.bool
-    assert mask.tolist() == [[s > t for s in range(5)] for t in range(5)]
+# ------------------------------------------------ tokens attend to each other
+def test_the_mask_forbids_exactly_what_comes_after_a_token():
+    mask = causal_mask(12)
+    assert mask.shape == (12, 12), "the mask must be a square: a row and a column per token"
+    assert mask.dtype == torch.bool, "the mask must hold bools: True is forbidden"
+    assert mask[0, -1] and not mask[1, 0], "the mask is inverted: True is right of the diagonal"
+    assert not mask.diagonal().any(), "a token may see itself: the diagonal must be False"
+    assert mask.diagonal(1).all(), "a token must not see the next one, which it is to predict"
+    assert mask.equal(~PAST[:12, :12]), "row t must be True in all columns after t, only there"
+    assert causal_mask(3, "meta").is_meta, "the mask must be on the device that it is given"
 
 
-@pytest.mark.parametrize("B, T, C, H", [(1, 1, 8, 1), (2, 5, 32, 4), (3, 7, 12, 3)])
-def test_shapes_of_attention_and_block(B, T, C, H):
-    x = torch.randn(B, T, C)
-    for layer in (MaskedSelfAttention(C, H, 0.1), GPTBlock(C, H, 0.1)):
-        out, weights = layer(x)
-        assert out.shape == (B, T, C) and weights.shape == (B, H, T, T)
+def test_attention_is_on_the_past_only_and_each_row_sums_to_1():
+    weights = MaskedSelfAttention(32, 2, dropout=0.5)(torch.randn(3, 24, 32))[1]
+    assert weights.shape == (3, 2, 24, 24), "weights must be (B, H, T, T)"
+    assert (weights[..., PAST] > 0).all(), (
+        "a token must look at itself and at all before it: is the mask inverted? no softmax?")
+    assert not (weights[..., ~PAST] > 0).any(), (
+        "a token looks at the future: its scores must be -inf before the softmax;"
+        " and is what masked_fill returns assigned?")
+    assert torch.allclose(weights.sum(dim=-1), torch.ones(3, 2, 24)), (
+        "each row of weights must sum to 1: is the softmax over the last axis, after the mask?")
 
 
-def test_attention_weights_are_masked_before_the_softmax_and_returned_before_dropout():
-    attention = MaskedSelfAttention(32, 4, dropout=0.5)
-    _, weights = attention(torch.randn(3, 7, 32))
-    assert (weights[..., causal_mask(7)] == 0).all() and (weights[..., ~causal_mask(7)] > 0).all()
-    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 4, 7))
+def attention_between(q, k):
+    """Weights (H, T, T) of two heads for these queries and keys (T, C)."""
+    attention = MaskedSelfAttention(q.shape[1], 2, dropout=0.0)
+    qkv = torch.cat([q, k, torch.zeros_like(q)], dim=-1)[None]
+    attention.qkv.register_forward_hook(lambda module, args, out: qkv)
+    return attention(torch.zeros(1, *q.shape))[1][0]
 
 
-def test_attention_weights_are_the_softmax_of_scores_over_the_root_of_the_head_size():
-    attention, x = MaskedSelfAttention(32, 2, dropout=0.0), torch.randn(1, 3, 32)
-    q, k, _ = attention.qkv(x).chunk(3, dim=-1)
-    for head, channels in enumerate([slice(0, 16), slice(16, 32)]):
-        scores = q[0, 2, channels] @ k[0, :, channels].T / 4  # the last token attends to all three
-        torch.testing.assert_close(attention(x)[1][0, head, 2], scores.softmax(dim=-1))
+def test_attention_scores_are_query_times_key_over_the_root_of_head_size():
+    q, k = torch.zeros(2, 4, 32)
+    q[3, 16:] = k[1, 16:] = 100.0  # in head 1, token 3 looks for what token 1 can be found by
+    weights = attention_between(q, k)
+    assert weights[:, 3, 1].max() > 0.99, (
+        "scores[t, s] must be query t times key s: are they q @ k.transpose(-2, -1)?")
+    assert torch.allclose(weights[0, 3], torch.ones(4) / 4), (
+        "head 0 must have the first half of the channels, and head 1 the second: they are mixed")
+    q, k = torch.zeros(2, 3, 32)
+    q[1] = k[0] = 0.5  # in a head of 16 channels: 16 * 0.5 * 0.5 = 4, and 4 / root of 16 = 1
+    expected = torch.tensor([1.0, 0.0]).softmax(dim=-1)
+    assert torch.allclose(attention_between(q, k)[:, 1, :2], expected), (
+        "scores must be divided by the square root of head_size (not of C or T, nor unrooted)")
 
 
-def test_the_residual_connections_pass_on_the_input_of_a_block_that_has_nothing_to_add():
-    block, x = GPTBlock(32, 4, dropout=0.0), torch.randn(2, 5, 32)
-    for layer in (block.attention.projection, block.feed_forward[-1]):
-        nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-    torch.testing.assert_close(block(x)[0], x)
+def test_attention_makes_its_mask_on_the_device_of_x():
+    attention, x = MaskedSelfAttention(8, 2, 0.0).to("meta"), torch.zeros(1, 3, 8, device="meta")
+    assert attention(x)[1].shape == (1, 2, 3, 3)
 
 
-# ---------------------------------------------------------------- tokens become predictions
-@pytest.mark.parametrize("B, T, H, L", [(1, 1, 1, 1), (2, 5, 4, 2), (3, 8, 2, 3)])
-def test_shapes_of_the_model(B, T, H, L):
-    model = MiniGPT(vocab_size=11, context_length=8, embed_dim=16, num_heads=H, num_layers=L)
-    logits, attention_weights = model(torch.randint(11, (B, T)))
-    assert logits.shape == (B, T, 11)
-    assert [tuple(weights.shape) for weights in attention_weights] == [(B, H, T, T)] * L
-
-
-def pytorchs_own(model):
-    """PyTorch's pre-LN encoder with the model's parameters; a causal mask makes it a GPT's."""
-    C, H = model.head.in_features, model.blocks[0].attention.num_heads
-    layer = nn.TransformerEncoderLayer(C, H, dim_feedforward=4 * C, dropout=0.0, activation="gelu",
-                                       batch_first=True, norm_first=True)
-    L = len(model.blocks)
-    encoder = nn.TransformerEncoder(layer, L, model.norm, enable_nested_tensor=False)
-    names = {"self_attn.in_proj_": "attention.qkv.", "self_attn.out_proj.": "attention.projection.",
-             "linear1.": "feed_forward.0.", "linear2.": "feed_forward.3.",
-             "norm1.": "norm1.", "norm2.": "norm2."}
-    for theirs, ours in zip(encoder.layers, model.blocks):
-        state = ours.state_dict()
-        theirs.load_state_dict({their_name + kind: state[our_name + kind]
-                                for their_name, our_name in names.items()
-                                for kind in ("weight", "bias")})
-    return encoder
-
-
-def test_the_model_is_embeddings_then_pytorchs_encoder_then_a_norm_and_a_projection():
-    model, idx = small_gpt(num_layers=3).double(), torch.randint(11, (2, 8))
-    x = model.token_embedding.weight[idx] + model.position_embedding.weight[:8]
-    expected = model.head(pytorchs_own(model).double()(x, mask=causal_mask(8)))
-    torch.testing.assert_close(model(idx)[0], expected, rtol=0, atol=1e-10)
-
-
-def test_a_token_never_sees_the_future_but_all_of_the_past():
-    model, embedded = small_gpt(), []
-    model.token_embedding.register_forward_hook(lambda module, args, out: embedded.append(out))
-    logits, _ = model(torch.randint(11, (2, 8)))
-    for t in range(8):
-        gradient, = torch.autograd.grad(logits[:, t].sum(), embedded[0], retain_graph=True)
-        assert (gradient[:, t + 1:] == 0).all()
-        assert (gradient[:, :t + 1] != 0).any(dim=-1).all()  # but every earlier token has a say
-
-
-def test_more_tokens_than_the_context_holds_are_refused():
+# ------------------------------------------------ tokens become predictions
+def test_the_model_has_its_shapes_and_refuses_more_than_its_context():
+    for B, T, H, L in [(1, 1, 1, 1), (2, 5, 4, 2), (3, 8, 2, 3)]:
+        model = MiniGPT(vocab_size=11, context_length=8, embed_dim=16, num_heads=H, num_layers=L)
+        logits, attention_weights = model(torch.randint(11, (B, T)))
+        assert logits.shape == (B, T, 11)
+        assert [tuple(weights.shape) for weights in attention_weights] == [(B, H, T, T)] * L
     with pytest.raises(ValueError, match="9 tokens.*8"):
-        small_gpt()(torch.zeros(1, 9, dtype=torch.long))
+        model(torch.zeros(1, 9, dtype=torch.long))
+    for embedding in list(MiniGPT(2000, 2000).children())[:2]:
+        assert embedding.weight.std().item() == pytest.approx(1, abs=0.05)  # as PyTorch has it
 
 
-@pytest.mark.parametrize("options, share", [({}, 0.1), ({"dropout": 0.7}, 0.7)])
-def test_dropout_acts_in_four_places_of_every_block_and_is_a_tenth_by_default(options, share):
-    model, dropped = MiniGPT(11, 8, num_layers=3, **options), []
+def test_the_model_is_pytorchs_encoder_between_embeddings_and_lm_head():
+    model, ids = MiniGPT(11, 24, embed_dim=16, num_layers=3).double().eval(), torch.arange(24) % 11
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4)  # so large that every part makes a difference
+    layer = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", batch_first=True, norm_first=True)
+    theirs = nn.TransformerEncoder(layer, 3, nn.LayerNorm(16), False).double()
+    for copy, block in zip(theirs.layers, model.blocks):
+        ours = [block.attention.qkv, block.attention.projection, block.feed_forward[0],
+                block.feed_forward[3], block.norm1, block.norm2]
+        for parameter, value in zip(copy.parameters(), nn.ModuleList(ours).parameters()):
+            parameter.data = value.data
+    theirs.norm.load_state_dict(model.norm.state_dict())
+    x = model.token_embedding.weight[ids] + model.position_embedding.weight
+    (logits, weights), expected = model(ids[None]), model.lm_head(theirs(x[None], mask=~PAST))
+    assert weights[0].equal(model.blocks[0](x[None])[1])  # the lowest layer comes first
+    assert torch.allclose(logits, expected, rtol=0, atol=1e-10), (
+        "the logits differ from those of PyTorch's own encoder with the same parameters")
+
+
+def test_dropout_acts_in_four_places_of_each_block_and_nowhere_else():
+    model, dropped = MiniGPT(11, 8, num_layers=3, dropout=0.7), []
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.register_forward_hook(lambda it, x, out: dropped.append((it.p, out.shape)))
     model(torch.zeros(2, 5, dtype=torch.long))
     # attention weights; what attention adds; inside the feed-forward network; what that adds
-    assert dropped == 3 * [(share, (2, 4, 5, 5)), (share, (2, 5, 32)), (share, (2, 5, 128)),
-                           (share, (2, 5, 32))]
-    assert MiniLSTM(11, **options).lstm.dropout == share
-    assert [*MiniLSTM(11).lstm.state_dict().values()][-1].shape == (4 * 39,)  # 32 channels
-    bare = MiniGPT(11, 8, num_layers=0, dropout=0.9)  # and nowhere else
-    assert bare(torch.zeros(1, 8, dtype=torch.long))[0].equal(bare(torch.zeros(1, 8).long())[0])
+    assert dropped == 3 * [(0.7, (2, 4, 5, 5)), (0.7, (2, 5, 32)), (0.7, (2, 5, 128)),
+                           (0.7, (2, 5, 32))]
 
 
-@pytest.mark.parametrize("layers, training", [(3, False), (1, True)])  # dropout is between layers
-def test_the_lstm_is_an_embedding_then_pytorchs_lstm_then_a_projection(layers, training):
-    model = MiniLSTM(11, embed_dim=13, num_layers=layers, dropout=0.5).train(training)
-    theirs = nn.LSTM(16, 16, layers, batch_first=True)  # 16 is 13 times the root of 12 / 8
-    theirs.load_state_dict(model.lstm.state_dict())
-    idx = torch.randint(11, (2, 5))
-    logits, attention_weights = model(idx)
-    expected = model.head(theirs(model.token_embedding.weight[idx])[0])
-    torch.testing.assert_close(logits, expected)
-    assert logits.shape == (2, 5, 11) and attention_weights == []
-
-
-# ---------------------------------------------------------------- predictions become a loss
-def test_targets_are_the_inputs_one_step_ahead_and_padding_is_left_out_of_them():
+# ------------------------------------------------ predictions become a loss
+def test_targets_are_the_tokens_after_the_inputs_and_padding_is_none():
     inputs, targets = collate([[0, 5, 3, 9, 0], [0, 7, 0]])
-    assert inputs.tolist()[0] == [0, 5, 3, 9] and inputs.tolist()[1][:2] == [0, 7]
-    assert targets.tolist() == [[5, 3, 9, 0], [7, 0, -100, -100]]
-    assert ((0 <= inputs) & (inputs < 10)).all()  # also where they are padding, they must be ids
+    assert targets[0].tolist() == [5, 3, 9, 0], "each target must be the next token: shift once"
+    assert inputs[0].tolist() == [0, 5, 3, 9], "the inputs must be all tokens but the last"
+    assert inputs[1, :2].tolist() == [0, 7] and targets[1, :2].tolist() == [7, 0], (
+        "padding must come after the tokens of a short sequence, on the right")
+    assert targets[1, 2:].tolist() == [-100, -100], (
+        "padding counts as a target: it must be -100, which cross_entropy leaves out")
+    assert ((0 <= inputs) & (inputs < 10)).all(), "padding of the inputs must be an id, not -100"
 
 
-def test_the_loss_is_the_mean_surprise_at_each_next_token_so_targets_are_not_padding():
-    model, sequences = small_gpt(), [[0, 5, 3, 9, 0], [0, 7, 0], [0, 7, 7, 0]]
-    surprises = []
-    for sequence in sequences:
-        for t in range(1, len(sequence)):
-            logits, _ = model(torch.tensor([sequence[:t]]))
-            surprises.append(-F.log_softmax(logits[0, -1], dim=-1)[sequence[t]].item())
-    expected = pytest.approx(sum(surprises) / 9, abs=1e-5)
-    assert next_token_loss(model, *collate(sequences)).item() == expected
-    for batch_size in (1, 2, 32):  # a mean over tokens, not over batches, and without dropout
-        assert evaluate(model.train(), sequences, batch_size) == expected
+def loss_of(odds, targets):
+    """The loss of a model that gives each token of the vocabulary these odds."""
+    model, logits, targets = nn.Linear(1, 1), torch.tensor(odds).log(), torch.tensor(targets)
+    model.forward = lambda ids: (logits.requires_grad_(), []) if (ids == 7).all() else pytest.fail(
+        "the model must be shown the inputs")
+    return next_token_loss(model, torch.full_like(targets, 7), targets)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_training_and_evaluation(value):
-    model = MiniGPT(17, 6)
-    nn.init.constant_(model.head.bias, 0.0 if value == math.inf else value)
-    if value == math.inf:  # every target is infinitely unlikely
-        model.head.bias.data[:16] = -math.inf
-    for act in (train, evaluate):
-        with pytest.raises(FloatingPointError, match=f"{value}.*learning rate"):
-            act(model, SEQUENCES[1:2])
+def test_the_loss_is_the_mean_of_minus_ln_p_without_padding():
+    loss = loss_of([[[1e-30, 1.0, 1e-30], [1e-30, 1e-30, 1.0]]], [[1, 2]])
+    assert loss < 10, "the targets are shifted already: the logits at t are for the target at t"
+    assert loss < 1e-6, "a sure and right model has a loss above 0: cross_entropy takes logits"
+    loss = loss_of([[[0.5, 0.2, 0.3], [0.1, 0.1, 0.8]], [[0.2, 0.2, 0.6], [0.9, 0.05, 0.05]]],
+                   [[0, 2], [1, -100]])
+    expected = -(math.log(0.5) + math.log(0.8) + math.log(0.2)) / 3
+    assert loss.shape == () and loss.item() == pytest.approx(expected, abs=1e-5), (
+        "the loss must be the mean of -ln(p) over the three targets that are not padding")
+    assert loss.requires_grad, "the loss must keep its gradient: no item(), no no_grad"
 
 
-@pytest.mark.parametrize("context_length", [3, 100])
-def test_the_entropy_floor_is_the_mean_entropy_of_what_follows_each_prefix(context_length):
-    words, followers = random.Random(0), defaultdict(Counter)
-    lines = [words.choices(range(1, 4), k=words.randint(1, 7)) for _ in range(200)]
-    sequences = make_sequences(lines, context_length)
-    for sequence in sequences:
-        for t in range(1, len(sequence)):
-            followers[tuple(sequence[:t])][sequence[t]] += 1
-    nats = sum(-n * math.log(n / counts.total())
-               for counts in followers.values() for n in counts.values())
-    assert entropy_floor(sequences) == pytest.approx(nats / count_predictions(sequences))
+def test_a_loss_that_is_not_finite_is_refused():
+    for odds, named in [([0.5, 0.0, 0.5], "inf"), ([0.5, math.nan, 0.5], "nan")]:
+        with pytest.raises(ValueError, match=f"{named}.*learning rate"):
+            loss_of([[odds]], [[1]])
 
 
-# ---------------------------------------------------------------- the loss becomes learning
-def test_training_is_plain_adam_on_the_mean_loss_of_each_batch_with_dropout(monkeypatch):
-    model, by_hand = MiniGPT(17, 6, dropout=0.3).eval(), MiniGPT(17, 6, dropout=0.3).train()
+def test_evaluation_is_a_mean_over_tokens_in_eval_mode():
+    model = MiniGPT(17, 6, dropout=0.5)
+    expected = next_token_loss(model.eval(), *collate(SEQUENCES)).item()
+    for sequences, batch_size in [(SEQUENCES, 1), (SEQUENCES, 4), (SEQUENCES * 50, 32)]:
+        assert evaluate(model.train(), sequences, batch_size) == pytest.approx(expected, abs=1e-5)
+        assert not model.training
+
+
+def test_the_entropy_floor_is_what_even_a_perfect_model_must_pay():
+    assert entropy_floor(SEQUENCES) == pytest.approx(6 * math.log(6) / 30)
+    pieces = 3 * [[0, 1, 2, 3]] + [[0, 2, 0], [0, 1, 0], [3, 0], [3, 1, 0]]
+    nats = 3 * -math.log(3 / 5) + 2 * -math.log(1 / 5) + 2 * -math.log(1 / 2)
+    assert entropy_floor(pieces) == pytest.approx(nats / 16)
+
+
+# ------------------------------------------------ the loss becomes learning
+def test_training_is_adam_on_the_mean_loss_of_a_batch():
+    model, by_hand = MiniGPT(17, 6, dropout=0.0).eval(), MiniGPT(17, 6, dropout=0.0)
     by_hand.load_state_dict(model.state_dict())
-    batches = []
-    monkeypatch.setattr(mini_gpt, "next_token_loss", lambda model, *batch: (
-        batches.append(batch) or next_token_loss(model, *batch)))
-    torch.manual_seed(3)
-    losses = train(model, SEQUENCES, epochs=5, batch_size=4, lr=0.01)
-    optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01, fused=True)
-    torch.manual_seed(3)  # the same dropout
-    for batch, loss in zip(batches, losses, strict=True):
-        loss_by_hand = next_token_loss(by_hand, *batch)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01)
+    for loss in train(model, SEQUENCES, epochs=3, lr=0.01):
+        expected = next_token_loss(by_hand, *collate(SEQUENCES))
         optimizer.zero_grad()
-        loss_by_hand.backward()
+        expected.backward()
         optimizer.step()
-        assert loss == pytest.approx(loss_by_hand.item(), abs=1e-5)
-    assert len(losses) == 10 and same_parameters(model, by_hand)
-    assert len(train(by_hand, SEQUENCES * 6, epochs=1)) == 2  # batches of 32
+        assert loss == pytest.approx(expected.item(), abs=1e-4)
 
 
-def batches_of(epochs, seed=0):
-    """What a model is shown: per epoch, a list of batches, each a list of lines."""
-    model, seen = MiniGPT(17, 6), []
-    model.register_forward_pre_hook(lambda module, args: seen.append(sorted(args[0].tolist())))
-    torch.manual_seed(seed)
-    train(model, SEQUENCES, epochs=epochs, batch_size=4)
-    return [seen[i:i + 2] for i in range(0, len(seen), 2)]
-
-
-def test_an_epoch_shows_every_sequence_once_in_a_new_order_that_the_seed_decides():
-    epochs = batches_of(4)
-    lines = sorted(sequence[:-1] for sequence in SEQUENCES)
+def test_an_epoch_shows_every_sequence_once_in_a_new_order_with_dropout():
+    model, seen = MiniGPT(17, 6).eval(), []
+    model.register_forward_pre_hook(lambda module, args: seen.append((
+        module.training, [tuple(filter(None, ids)) for ids in args[0].tolist()])))
+    train(model, SEQUENCES, epochs=8, batch_size=4)
+    assert all(training for training, _ in seen) and not model.training
+    epochs = {(*one, *other) for (_, one), (_, other) in zip(seen[::2], seen[1::2])}
+    assert [len(batch) for _, batch in seen] == [4, 2] * 8 and len(epochs) > 1
     for epoch in epochs:
-        assert [len(batch) for batch in epoch] == [4, 2]
-        assert sorted([*filter(None, row)] for batch in epoch for row in batch) == sorted(
-            [*filter(None, line)] for line in lines)
-    assert len({str(epoch[1]) for epoch in epochs}) > 1  # other sequences meet in a batch
-    assert batches_of(4) == epochs != batches_of(4, seed=1)
+        assert sorted(epoch) == sorted(tuple(filter(None, ids)) for ids in SEQUENCES)
 
 
-def test_training_overfits_the_sentences_down_to_their_entropy_floor_and_not_below(trained):
-    floor = entropy_floor(SEQUENCES)
-    assert floor < evaluate(trained, SEQUENCES) < floor + 0.03
+def test_progress_is_up_to_ten_lines_with_the_mean_since_the_last(capsys):
+    for epochs, every in [(3, 1), (10, 1), (11, 2), (45, 5)]:
+        losses = train(MiniGPT(17, 6), SEQUENCES, epochs=epochs)
+        assert len(losses) == epochs and capsys.readouterr().out.splitlines() == [
+            f"step {step:8}/{epochs}  loss {sum(losses[step - every:step]) / every:.4f}"
+            for step in sorted({*range(every, epochs + 1, every), epochs})]  # and the last step
 
 
-def test_every_first_word_is_completed_to_one_of_the_sentences(trained):
-    for first_word in ["", *{sentence.split()[0] for sentence in SENTENCES}]:
-        assert generate(first_word, trained, VOCAB) in SENTENCES
+# ------------------------------------------------ learning becomes text
+def sampled(factor=1.0, **options):
+    """The odds that come of those four, as a list; their logits multiplied by a factor."""
+    return sampling_probabilities(factor * torch.tensor(FOUR).log(), **options).tolist()
 
 
-def ticking(monkeypatch, seconds):
-    """A clock that goes on by so many seconds each time that it is read."""
-    monkeypatch.setattr(mini_gpt.time, "perf_counter", itertools.count(step=seconds).__next__)
+def kept(odds):
+    return {i for i, p in enumerate(odds) if p > 0}
 
 
-@pytest.mark.parametrize("epochs, lines", [(1, 2), (3, 6), (5, 10), (16, 10), (50, 10), (53, 10)])
-def test_progress_is_ten_lines_or_one_a_step_and_the_last_is_of_the_last(epochs, lines, capsys):
-    losses = train(MiniGPT(17, 6), SEQUENCES, epochs=epochs, batch_size=4)
-    printed = capsys.readouterr().out.splitlines()
-    steps = [int(re.match(r"step +(\d+)/", line)[1]) for line in printed]
-    assert len(losses) == 2 * epochs and len(steps) == lines
-    assert steps[-1] == 2 * epochs and steps == sorted(steps)
-    gaps = [b - a for a, b in zip([0, *steps], steps)]
-    assert max(gaps) - min(gaps) <= 1
-    assert epochs > 5 or f"  loss {losses[-1]:.4f}  " in printed[-1]
+def test_sampling_leaves_the_logits_as_they_were():
+    for dtype in (torch.float32, torch.float64):
+        logits = torch.tensor(FOUR, dtype=dtype).log()
+        sampling_probabilities(logits, 2.0, 2, 0.5)
+        assert logits.equal(torch.tensor(FOUR, dtype=dtype).log()), "logits were changed in place"
 
 
-def test_progress_shows_the_mean_loss_since_the_line_before_tokens_per_second_and_time_left(
-        monkeypatch, capsys):
-    ticking(monkeypatch, 2)
-    losses = train(MiniGPT(17, 6), SEQUENCES, epochs=20)
-    printed = capsys.readouterr().out.splitlines()
-    shown = [float(re.search(r"loss (\S+)", line)[1]) for line in printed]
-    means = [(a + b) / 2 for a, b in zip(losses[::2], losses[1::2])]
-    assert shown == pytest.approx(means, abs=1e-4)
-    assert all("  15 tokens/s" in line for line in printed)  # 30 in a step of two seconds
-    assert "0:00:36 left" in printed[0] and "0:00:00 left" in printed[-1]
+def test_sampling_divides_the_logits_by_the_temperature():
+    assert kept(sampled()) == {0, 1, 2, 3}, "top_p=1.0, the default, must keep all tokens"
+    assert sampled() == pytest.approx(FOUR, abs=1e-5), (
+        "each token must have its probability of the softmax, at its place in the vocabulary")
+    for temperature in (0.5, 3.0):
+        expected = (torch.tensor(FOUR).log() / temperature).softmax(dim=-1).tolist()
+        assert sampled(temperature=temperature) == pytest.approx(expected, abs=1e-5), (
+            "logits must be divided by the temperature: below 1 makes the odds sharper")
 
 
-def test_in_a_terminal_a_line_lives_for_a_second_and_never_wraps(monkeypatch, capsys):
-    ticking(monkeypatch, 0.25)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    train(MiniGPT(17, 6), SEQUENCES, epochs=70)
-    live = [line for line in capsys.readouterr().out.splitlines(True) if line.endswith("\r")]
-    assert [int(line.split()[1].split("/")[0]) for line in live] == [
-        step for step in range(4, 70, 4) if step % 7]  # every second, or a line that stays
-    monkeypatch.setattr(mini_gpt.time, "perf_counter", lambda: 90_000.0)
-    report([12.5] * 1000, 9_999_999, 10**15, start=0.0)  # in a run of thirty years
-    line, = capsys.readouterr().out.splitlines()
-    assert len(line) == 79 and "days" in line
+def test_sampling_with_top_k_keeps_the_k_likeliest():
+    for k, those in [(1, {1}), (2, {1, 3}), (3, {0, 1, 3}), (9, {0, 1, 2, 3})]:
+        odds = sampled(top_k=k)
+        assert kept(odds) == those, f"top_k={k} must keep the {k} likeliest, or all there are"
+        assert sum(odds) == pytest.approx(1), "what top_k leaves must sum to 1 again: normalize it"
 
 
-@pytest.mark.parametrize("step", [1, 4])
-def test_ctrl_c_ends_training_at_any_step_and_what_was_learned_is_kept(step, monkeypatch, capsys):
-    calls = itertools.count(1)
-
-    def interrupted(*args):
-        if next(calls) == step:
-            raise KeyboardInterrupt
-        return next_token_loss(*args)
-
-    monkeypatch.setattr(mini_gpt, "next_token_loss", interrupted)
-    losses = train(MiniGPT(17, 6), SEQUENCES)
-    assert len(losses) == step - 1
-    assert f"stopped at step {step - 1}" in capsys.readouterr().out
-
-
-# ---------------------------------------------------------------- learning becomes text
-LOGITS = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
+def test_sampling_with_top_p_keeps_the_fewest_that_reach_p():
+    for p, those in [(1e-9, {1}), (0.49, {1}), (0.51, {1, 3}), (0.79, {1, 3}), (0.81, {0, 1, 3}),
+                     (0.96, {0, 1, 2, 3}), (1.0, {0, 1, 2, 3})]:
+        odds = sampled(top_p=p)
+        assert kept(odds) == those, (
+            f"top_p={p} must keep the fewest likeliest that reach it, with the one that does")
+        assert sum(odds) == pytest.approx(1), "what top_p leaves must sum to 1 again: normalize it"
+    assert 1 in sampling_probabilities(torch.zeros(2), top_p=0.5), "a token of 0.5 reaches 0.5"
+    assert kept(sampled(top_p=0.8, temperature=0.25)) == {1}, "the temperature comes before top_p"
+    assert kept(sampled(top_p=0.6, top_k=2)) == {1}, (
+        "top_p must look at what top_k has left, normalized: 0.5 / 0.8 is more than 0.6")
+    assert sampled(top_p=0.8, top_k=3) == pytest.approx([0, 0.625, 0, 0.375], abs=1e-5), (
+        "kept tokens must keep their proportions, and sum to 1")
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_sampling_divides_the_logits_by_the_temperature(temperature):
-    expected = F.softmax(LOGITS / temperature, dim=0)
-    torch.testing.assert_close(sampling_probabilities(LOGITS, temperature).float(), expected)
+def test_extreme_temperatures_overflow_nothing_and_bad_ones_are_refused():
+    assert sampled(1000, temperature=5e-324) == sampled(1000, temperature=1e-40) == [0, 1, 0, 0]
+    assert sampled(1000, temperature=1e300) == pytest.approx([0.25] * 4)
+    for bad in ({"temperature": -1.0}, {"temperature": math.nan}, {"temperature": 0},
+                {"top_k": 0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
+        with pytest.raises(ValueError, match="temperature > 0, top_k > 0 and 0 < top_p <= 1"):
+            sampled(**bad)
 
 
-@pytest.mark.parametrize("options, kept", [
-    ({}, {0, 1, 2, 3}), ({"top_k": 1}, {1}), ({"top_k": 2}, {1, 3}), ({"top_k": 3}, {0, 1, 3}),
-    ({"top_k": 9}, {0, 1, 2, 3}), ({"top_p": 1e-9}, {1}), ({"top_p": 0.49}, {1}),
-    ({"top_p": 0.51}, {1, 3}), ({"top_p": 0.79}, {1, 3}), ({"top_p": 0.81}, {0, 1, 3}),
-    ({"top_p": 0.96}, {0, 1, 2, 3}), ({"top_p": 1.0}, {0, 1, 2, 3}),
-    ({"top_k": 2, "top_p": 0.6}, {1}),  # of the two that top_k leaves, the first has 0.5 / 0.8
-    ({"top_k": 2, "top_p": 0.7}, {1, 3}), ({"top_k": 1, "top_p": 0.9}, {1}),
-], ids=str)
-def test_sampling_keeps_exactly_the_likeliest_tokens(options, kept):
-    probabilities = sampling_probabilities(LOGITS, **options)
-    expected = torch.tensor([LOGITS[i].exp() if i in kept else 0.0 for i in range(4)])
-    assert set(probabilities.nonzero().flatten().tolist()) == kept
-    torch.testing.assert_close(probabilities.float(), expected / expected.sum())
+class Scripted(nn.Linear):
+    """Stands in for a model: it says these words, one each time that it is asked."""
 
+    def __init__(self, words, context_length=100):
+        super().__init__(1, 1)
+        self.words, self.context_length, self.seen = words.split(), context_length, []
 
-def test_sampling_takes_the_temperature_first_and_then_top_p():
-    assert (sampling_probabilities(LOGITS, 0.2, top_p=0.85) > 0).tolist() == [0, 1, 0, 0]
-    assert (sampling_probabilities(LOGITS, 5.0, top_p=0.85) > 0).tolist() == [1, 1, 1, 1]
-
-
-def test_sampling_by_top_p_takes_half_of_equal_tokens_for_a_half_and_a_small_tail_for_1():
-    assert (sampling_probabilities(torch.zeros(4), top_p=0.5) > 0).sum() == 2
-    tail = torch.tensor([0.996, 0.004]).log()
-    assert sampling_probabilities(tail, top_p=1.0).tolist() == pytest.approx([0.996, 0.004])
-
-
-@pytest.mark.parametrize("options", [{"temperature": 1e-40}, {"temperature": 5e-324},
-                                     {"temperature": 1e300}, {"top_p": 1e-300}])
-def test_sampling_works_with_the_most_extreme_options(options):
-    probabilities = sampling_probabilities(1000 * LOGITS, **options)
-    uniform = options == {"temperature": 1e300}
-    assert probabilities.tolist() == pytest.approx([0.25] * 4 if uniform else [0, 1, 0, 0])
-
-
-@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": 0},
-                                 {"temperature": 0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
-def test_impossible_sampling_is_refused(bad):
-    with pytest.raises(ValueError, match="sampling"):
-        sampling_probabilities(LOGITS, **bad)
-
-
-class Scripted(nn.Module):
-    """Stands in for a model: after n tokens the likeliest next one is script[n - 1]."""
-
-    def __init__(self, script, context_length=100):
-        super().__init__()
-        self.script, self.context_length, self.seen = script, context_length, []
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def forward(self, idx):
-        assert not self.training and not torch.is_grad_enabled()
-        self.seen.append(idx[0].tolist())
-        logits = torch.zeros(*idx.shape, 17)
-        logits[0, -1, self.script[len(self.seen) - 1]] = 1
+    def forward(self, ids):
+        assert len(self.seen) < len(self.words), (
+            "generation goes on after the delimiter, or after max_new_tokens")
+        logits = torch.zeros(*ids.shape, 17)
+        logits[0, -1, VOCAB.tokens.index(self.words[len(self.seen)])] = 1
+        self.seen.append(VOCAB.decode(ids[0].tolist()))
+        self.learns = self.training or torch.is_grad_enabled()
         return logits, []
 
 
-@pytest.mark.parametrize("prompt, script, text, seen", [
-    ("deep", "learning <|endoftext|> fun", "deep learning", "<|endoftext|> deep learning"),
-    ("", "fun <|endoftext|>", "fun", "<|endoftext|> fun"),
-    ("deep", "is is is is is", "deep is is is is", "<|endoftext|> deep is is is"),
-    ("use all", "is all you need", "use all is all you need", "use all is all you"),
-])
-def test_generation_stops_at_the_delimiter_or_after_max_new_tokens_and_shows_the_model_its_context(
-        prompt, script, text, seen):
-    model = Scripted([VOCAB.tokens.index(word) for word in script.split()], context_length=5)
-    assert generate(prompt, model, VOCAB, max_new_tokens=4) == text
-    assert model.seen[0] == [0, *VOCAB.encode(prompt)]
-    assert VOCAB.decode(model.seen[-1]) == seen
+def test_generation_appends_the_likeliest_token_after_the_last():
+    model = Scripted("models use attention")
+    text = generate("deep", model, VOCAB, max_new_tokens=3)
+    assert len(model.seen) == 3, "generation must ask max_new_tokens times, if no delimiter comes"
+    assert text == "deep models use attention", (
+        "the next token must be the likeliest by the logits at the last position: logits[:, -1]")
 
 
-def test_generation_shows_the_lstm_all_of_a_long_text():
-    model, lengths = MiniLSTM(17), []
-    model.register_forward_pre_hook(lambda module, args: lengths.append(args[0].shape[1]))
-    nn.init.constant_(model.head.bias[0:1], -100.0)  # never the delimiter
-    generate("deep " * 200, model, VOCAB, max_new_tokens=3)
-    assert lengths == [201, 202, 203]
+def test_generation_stops_at_the_delimiter():
+    model = Scripted("learning <|endoftext|> fun fun")
+    text = generate("deep", model, VOCAB, max_new_tokens=4)
+    assert len(model.seen) == 2, "generation must stop when the model says <|endoftext|>"
+    assert text == "deep learning", "stopped too late: the delimiter is no part of the text"
 
 
-def test_generation_is_greedy_at_temperature_0_only(trained):
-    for prompt in ("", "deep", "transformers"):
-        greedy = generate(prompt, trained, VOCAB)
-        assert greedy == generate(prompt, trained, VOCAB, temperature=0.0, top_p=0.1)
-        assert greedy == generate(prompt, trained, VOCAB, temperature=5.0, top_k=1)
-    cold, warm, hot = (len({generate("", trained, VOCAB, temperature=temperature)
-                            for _ in range(20)}) for temperature in (0.1, 1.0, 50.0))
-    assert 1 <= cold < warm < hot
-    assert generate.__wrapped__.__defaults__ == (20, 0.0, None, 1.0)  # greedy, nothing left out
+def test_generation_shows_the_model_the_last_tokens_of_the_context():
+    model = Scripted("is all you need", context_length=3)
+    generate("use", model, VOCAB, max_new_tokens=4)
+    assert model.seen[:2] == [f"{DELIMITER} use", f"{DELIMITER} use is"], (
+        "the model must be shown all tokens that there are, if they fit into its context")
+    assert model.seen[2:] == ["use is all", "is all you"], (
+        "the model must be shown the last context_length tokens, not the first")
 
 
-def test_samples_follow_the_odds_of_the_sentences(trained):
-    samples = Counter(generate("deep learning is", trained, VOCAB, temperature=1.0, top_p=0.9)
-                      for _ in range(200))
-    assert set(samples) == {"deep learning is powerful", "deep learning is fun"}
-    assert 60 < samples["deep learning is fun"] < 140
+def test_generation_above_temperature_0_samples_as_it_is_told(monkeypatch):
+    def odds(logits, temperature=1.0, top_k=None, top_p=1.0):
+        asked.append((VOCAB.tokens[logits.argmax()], temperature, top_k, top_p))
+        return torch.eye(17)[VOCAB.tokens.index("fun")]
+
+    asked = []
+    monkeypatch.setattr(mini_gpt, "sampling_probabilities", odds)
+    text = generate("deep", Scripted("is all"), VOCAB, 2, temperature=0.7, top_k=3, top_p=0.9)
+    assert asked == [("is", 0.7, 3, 0.9), ("all", 0.7, 3, 0.9)], (
+        "sampling_probabilities must get the last logits (V,), temperature, top_k and top_p")
+    assert text == "deep fun fun", "above temperature 0 the next token must be drawn from the odds"
 
 
-# ---------------------------------------------------------------- learning becomes a picture
-def some_weights(L=2, B=2, H=3, T=4):
-    scores = torch.randn(L, B, H, T, T, requires_grad=True)
-    return list(scores.masked_fill(causal_mask(T), float("-inf")).softmax(dim=-1))
+def test_generate_needs_a_model_and_leaves_it_in_eval_mode():
+    model = Scripted("fun " * 20).train()
+    assert generate("", model, VOCAB) == " ".join(model.words) and model.seen[0] == DELIMITER
+    assert not model.training and not model.learns
+    for arguments in [("deep",), ("deep", model), ("deep", None, VOCAB)]:  # after an import
+        with pytest.raises(ValueError, match="pass a trained model"):
+            generate(*arguments)
 
 
-def panels():
-    return [ax for ax in plt.gcf().axes if ax.get_title()]
+def test_the_trained_model_knows_the_sentences_and_how_often_they_come(trained):
+    assert 0 < evaluate(trained, SEQUENCES) - entropy_floor(SEQUENCES) < 0.03
+    for first_word in ["", *{sentence.split()[0] for sentence in SENTENCES}]:
+        assert generate(first_word, trained, VOCAB) in SENTENCES
+    texts = [generate("deep learning is", trained, VOCAB, 20, 1.0, None, 0.9) for _ in range(200)]
+    assert set(texts) == {"deep learning is powerful", "deep learning is fun"}
+    assert 50 < texts.count("deep learning is fun") < 150
 
 
+# ------------------------------------------------ learning becomes a picture
 def labels(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
@@ -497,73 +407,47 @@ def labels(axis):
 def cells(ax):
     """The numbers behind the colours of a panel, masked where it is blank."""
     values = ax.collections[0].get_array()
-    size = math.isqrt(values.size)
-    return values.reshape(size, size)
+    return values.reshape(math.isqrt(values.size), -1)
 
 
-def test_the_picture_has_a_titled_panel_per_head_with_a_cell_per_pair_of_tokens():
-    weights = some_weights()  # which still carry gradients
-    plot_attention(weights, layer=1, tokens=["a", "b", "c", "d"])
-    assert [ax.get_title() for ax in panels()] == [f"layer 1, head {h}" for h in range(3)]
-    for head, ax in enumerate(panels()):
-        assert (cells(ax).mask == causal_mask(4).numpy()).all()  # the future is blank
-        shown = torch.tensor(cells(ax).filled(0.0))
-        torch.testing.assert_close(shown, weights[1][0, head].detach(), check_dtype=False)
-        assert ax.collections[0].get_clim() == (0, 1)
-        numbers = [text.get_text() for text in ax.texts]
-        assert numbers == [f"{w:.2f}" for w in shown[~causal_mask(4)]]
-
-
-def test_the_picture_has_words_from_top_to_bottom_and_below_every_panel_from_left_to_right():
-    plot_attention(some_weights(), tokens=["a", "b", "c", "d"])
-    assert labels(panels()[0].yaxis) == ["a", "b", "c", "d"]
-    for ax in panels():
-        assert labels(ax.xaxis) == ["a", "b", "c", "d"]
-        assert ax.yaxis_inverted() and not ax.xaxis_inverted()
+def test_the_picture_has_a_panel_per_head_with_a_cell_per_pair_of_words():
+    scores = torch.randn(2, 2, 3, 4, 4, requires_grad=True)
+    weights = 0.9 * scores.masked_fill(~PAST[:4, :4], -math.inf).softmax(dim=-1)  # (L, B, H, T, T)
+    plot_attention(list(weights), layer=1, tokens=["a", "$^$", " ", "naïve"])
+    *panels, colors = plt.gcf().axes
+    assert [ax.get_title() for ax in panels] == [f"layer 1, head {h}" for h in range(3)]
+    for head, ax in enumerate(panels):
+        assert cells(ax).mask.tolist() == (~PAST[:4, :4]).tolist()
+        shown = torch.tensor(cells(ax).filled(0.0)).float()
+        assert torch.allclose(shown, weights[1, 0, head]) and ax.collections[0].get_clim() == (0, 1)
+        assert [text.get_text() for text in ax.texts] == [f"{w:.2f}" for w in shown[PAST[:4, :4]]]
+        assert labels(ax.xaxis) == labels(panels[0].yaxis) == ["a", "$^$", "␣", "naïve"]
         assert list(ax.get_xticks()) == list(ax.get_yticks()) == [0.5, 1.5, 2.5, 3.5]
-    plot_attention(some_weights())  # without words, their positions
-    assert labels(panels()[0].xaxis) == labels(panels()[0].yaxis) == ["0", "1", "2", "3"]
-    assert plt.gcf().axes[-1].get_ylabel() == "attention weight"  # the scale of the colours
-    assert plt.gcf().get_supylabel() == "this token ..."
+        assert ax.yaxis_inverted() and not ax.xaxis_inverted()
+    assert colors.get_ylabel() == "attention weight" and plt.gcf().get_supylabel() == "this token ..."
     assert plt.gcf().get_supxlabel() == "... attends to this token"
+    plt.savefig("words.png")  # $ starts no formula
 
 
-@pytest.mark.filterwarnings("error")
-def test_the_picture_shows_any_word_without_a_warning():
-    plot_attention(some_weights(T=6), tokens=["x" * 40, "$^$", " ", "\t", "\u2028", "naïve"])
-    assert labels(panels()[0].xaxis) == ["x" * 15 + "…", "$^$", "␣", r"\t", r"\u2028", "naïve"]
-    plt.savefig("words.png")
-    left, _, right, _ = panels()[0].get_tightbbox().extents
-    assert right - left < 500  # pixels at 100 dpi: no word takes more room than the heatmap
-
-
-def test_a_picture_of_many_tokens_has_no_numbers_and_no_grid_that_would_hide_the_cells():
-    plot_attention([torch.ones(1, 1, 200, 200).tril()])
-    ax, = panels()
-    assert not ax.texts and set(ax.collections[0].get_linewidths()) <= {0.0}
+def test_a_picture_of_many_tokens_has_40_labels_and_shows_any_look_ahead():
+    weights = torch.ones(1, 1, 200, 200).tril()
+    weights[..., 3, 7], weights[..., 7, 3] = 1, 0  # the future, by a model without its mask
+    plot_attention([weights])
+    ax, _ = plt.gcf().axes
+    assert cells(ax).mask[7].tolist() == [False] * 8 + [True] * 192
+    assert not cells(ax).mask[3, 7] and cells(ax).mask.sum() == 100 * 199 - 1
+    assert labels(ax.xaxis) == labels(ax.yaxis) == [str(t) for t in range(0, 200, 5)]
+    assert list(ax.get_xticks()) == [t + 0.5 for t in range(0, 200, 5)] and not ax.texts
     assert max(plt.gcf().get_size_inches()) < 10
     plt.savefig("many.png", dpi=50)
     dark = plt.imread("many.png")[..., :3].sum(axis=-1) < 1.5
-    assert dark.mean() > 0.15  # the lower triangle, all ones, is dark
-    plot_attention(some_weights(H=1, T=12))
-    assert panels()[0].texts and set(panels()[0].collections[0].get_linewidths()) == {0.5}
+    assert dark.mean() > 0.15  # the lower triangle, all ones, is dark: no lines hide it
 
 
-def test_a_layer_that_does_not_exist_or_words_that_do_not_fit_are_refused():
-    with pytest.raises(IndexError):
-        plot_attention(some_weights(), layer=2)
-    with pytest.raises(ValueError, match="labels"):
-        plot_attention(some_weights(), tokens=["a", "b", "c"])
-
-
-# ---------------------------------------------------------------- the command line
-@pytest.fixture
-def trainings(monkeypatch):
-    """The model and the sequences of each call of train."""
-    calls = []
-    monkeypatch.setattr(mini_gpt, "train", lambda model, sequences, *rest: (
-        calls.append((model, sequences)) or train(model, sequences, *rest)))
-    return calls
+# ------------------------------------------------ the command line
+def prepared(options=""):
+    """What main prepares before it trains: vocab, prompt, training, held_out, model."""
+    return prepare(read_options(options.split()))
 
 
 def outcome(printed):
@@ -571,425 +455,354 @@ def outcome(printed):
     return [line.rstrip() for line in printed.splitlines() if not line.startswith("step")]
 
 
-def figures(printed, name):
-    """The numbers in the line of the output that starts with this name."""
-    line, = [line for line in printed.splitlines() if line.startswith(name + " ")]
-    return [float(number) for number in re.findall(r"\d+\.\d+", line)]
-
-
-def test_the_command_line_does_what_its_functions_do(trainings, capsys, monkeypatch):
-    monkeypatch.setattr(mini_gpt, "plot_attention", plot_attention)
+def test_the_command_line_does_what_its_functions_do(capsys):
     letters = random.Random(5)
     lines = ["".join(letters.choices("abc ", k=letters.randint(1, 12))) + "." for _ in range(30)]
-    Path("mine.txt").write_text("\n".join(lines + lines[:5]))
-    returned = main("--data mine.txt --chars --context 7 --holdout 0.25 --epochs 3 --batch-size 4 "
-                    "--lr 0.004 --embed-dim 24 --heads 3 --layers 3 --dropout 0.2 --compare-lstm "
-                    "--prompt abcabcab --max-new-tokens 5 --temperature 0.7 --top-k 4 --top-p 0.8 "
-                    "--samples 3 --seed 11 --plot shapes.svg".split())
+    Path("mine.txt").write_text("\n".join(lines + lines[:5]), encoding="utf-8")
+    options = ("--data mine.txt --chars --holdout 0.25 --embed-dim 30 --heads 5 --layers 2 "
+               "--dropout 0.15 --epochs 3 --batch-size 7 --lr 0.004 --seed 11 --prompt abcab "
+               "--max-new-tokens 9 --temperature 0.9 --top-k 6 --top-p 0.85 --samples 4 "
+               "--plot shapes.svg")
+    model, vocab, tokens, attention_weights = main(options)
     printed = outcome(capsys.readouterr().out)
-    drawn = [(ax.get_title(), cells(ax), labels(ax.xaxis)) for ax in panels()]
-
-    vocab = Vocab(lines, chars=True)
-    sequences = {line: make_sequences([vocab.encode(line)], 7) for line in lines}
-    training = trainings[0][1]
-    held_out = [piece for line in lines + lines[:5] for piece in sequences[line]
-                if sequences[line][0] not in training]
-    assert trainings[1][1] == training
-    assert sorted(training + held_out) == sorted(
-        piece for line in lines + lines[:5] for piece in sequences[line])
-    unseen = [line for line in sequences if sequences[line][0] not in training]
-    assert len(unseen) == round(len(sequences) / 4)
-
+    by_hand, context = Vocab(lines, chars=True), 1 + max(map(len, lines))
+    _, _, training, held_out, _ = prepared(options)
     torch.manual_seed(11)
-    V = len(vocab.tokens)
-    gpt, lstm = MiniGPT(V, 7, 24, 3, 3, 0.2), MiniLSTM(V, 24, 3, 0.2)
-    expected = [f"data      35 lines, {count_predictions(training):,} tokens to predict, "
-                f"vocabulary of {V}",
-                f"floor     {entropy_floor(training):.4f} nats/token: "
-                "no causal model trains lower"]
-    texts = []
-    for model in (gpt, lstm):
-        parameters = sum(math.prod(parameter.shape) for parameter in model.parameters())
-        expected.append(f"model     {type(model).__name__}, {parameters:,} parameters on cpu")
-        torch.manual_seed(11)
-        train(model, training, epochs=3, batch_size=4, lr=0.004)
-        for name, part in [("training", training), ("held-out", held_out)]:
-            loss = evaluate(model, part)
-            expected.append(f"{name}  loss {loss:.4f}, perplexity {math.exp(loss):.2f}")
-        for _ in range(3):
-            texts.append(generate("abcabcab", model, vocab, max_new_tokens=5, temperature=0.7,
-                                  top_k=4, top_p=0.8))
-            is_new = not any(line.startswith(texts[-1]) for line in lines)
-            expected.append(f"text      {texts[-1]}" + "  (new)" * is_new)
-    assert printed == [*(line.rstrip() for line in expected), "picture   shapes.svg"]
-    assert same_parameters(trainings[0][0], gpt) and same_parameters(trainings[1][0], lstm)
-
-    assert returned[0] is trainings[0][0] and returned[1].tokens == vocab.tokens
-    ids = [0, *vocab.encode(texts[0])][-7:]
-    for weights, again in zip(returned[2], gpt.eval()(torch.tensor([ids]))[1], strict=True):
-        torch.testing.assert_close(weights, again)
-        assert not weights.requires_grad
-    words = [vocab.tokens[i].replace(" ", "␣") for i in ids]
-    for head, (title, values, columns) in enumerate(drawn):
-        assert title == f"layer 0, head {head}" and columns == words
-        assert values.filled(0.0) == pytest.approx(returned[2][0][0, head].numpy())
-    assert len(drawn) == 3 and "<svg" in Path("shapes.svg").read_text()
-    assert [path.name for path in sorted(Path().iterdir())] == ["mine.txt", "shapes.svg"]
+    gpt = MiniGPT(len(by_hand.tokens), context, 30, 5, 2, 0.15)
+    torch.manual_seed(11)
+    train(gpt, training, epochs=3, batch_size=7, lr=0.004)
+    parameters = sum(math.prod(parameter.shape) for parameter in gpt.parameters())
+    losses = [evaluate(gpt, part) for part in (training, held_out)]
+    texts = [generate("abcab", gpt, by_hand, 9, 0.9, 6, 0.85) for _ in range(4)]
+    assert printed == [
+        f"data      {count_predictions(training):,} tokens to predict, vocabulary of 6",
+        f"floor     {entropy_floor(training):.4f} nats/token; guessing costs {math.log(6):.4f}",
+        f"model     {parameters:,} parameters on cpu",
+        f"training  loss {losses[0]:.4f}, perplexity {math.exp(losses[0]):.2f}",
+        f"held-out  loss {losses[1]:.4f}, perplexity {math.exp(losses[1]):.2f}",
+        *(f"text      {text}".rstrip() for text in texts), "picture   shapes.svg"]
+    assert same_parameters(model, gpt) and vocab.tokens == by_hand.tokens
+    ids = [0, *vocab.encode(texts[0])][-context:]  # what is drawn
+    assert tokens == [vocab.tokens[i] for i in ids]
+    for weights, again in zip(attention_weights, gpt(torch.tensor([ids]))[1]):
+        assert torch.allclose(weights, again) and not weights.requires_grad
+    ax = plt.gcf().axes[0]
+    assert labels(ax.xaxis) == [token.replace(" ", "␣") for token in tokens]
+    assert cells(ax).filled(0.0) == pytest.approx(attention_weights[0][0, 0].numpy())
+    assert "<svg" in Path("shapes.svg").read_text(encoding="utf-8")
+    assert len(attention_weights) == 2 and len(list(Path().iterdir())) == 2
 
 
 def test_by_default_it_does_what_the_functions_do_by_default(trained, capsys):
-    model, vocab, _ = main()
+    model, vocab, tokens, _ = main()
     printed = outcome(capsys.readouterr().out)
     assert same_parameters(model, trained) and vocab.tokens == VOCAB.tokens
-    assert printed[-2:] == ["text      deep learning is powerful", "picture   attention.png"]
-    assert not any(line.startswith("held-out") for line in printed)
+    text = generate("deep", trained, VOCAB)
+    assert text in SENTENCES and tokens == [DELIMITER, *text.split()]
+    assert printed[2] == "model     26,769 parameters on cpu"  # an lm_head of its own included
+    assert printed[4:] == [f"text      {text}", "picture   attention.png"]  # no bug, no held-out
 
 
-def test_a_text_is_new_unless_a_line_begins_with_its_tokens(monkeypatch, capsys):
-    texts = ["deeper water", "is deep", "is", "", "deep", "water", "is deeper", "is deep water"]
-    Path("mine.txt").write_text("deeper water\nis deep\n")
-    queue = iter(["", *texts])  # the rehearsal comes first
-    monkeypatch.setattr(mini_gpt, "generate", lambda *args: next(queue))
-    main("--data mine.txt --holdout 0.5 --epochs 1 --samples 8 --temperature 0.8".split())
-    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("text")]
-    assert ["(new)" in line for line in printed] == [False] * 4 + [True] * 4
-
-
-@pytest.mark.parametrize("options, device", [
-    ("", "cpu"), ("--data mine.txt", "cuda"), ("--data mine.txt --device cpu", "cpu")])
-def test_the_six_sentences_run_on_the_cpu_and_own_text_on_cuda_where_there_is_one(
-        options, device, monkeypatch):
-    Path("mine.txt").write_text("a b")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(nn.Module, "to", lambda self, where: pytest.fail(f"asked for {where}"))
-    with pytest.raises(pytest.fail.Exception, match=f"asked for {device}"):
-        main(options.split())
-
-
-@pytest.mark.parametrize("device, is_here", [("cpu", True), ("cuda", torch.cuda.is_available()),
-                                             ("mps", torch.backends.mps.is_available())])
-def test_each_device_computes_or_is_refused_where_it_is_missing(device, is_here, capsys):
-    options = f"--device {device} --epochs 2 --compare-lstm --temperature 1 --top-p 0.9".split()
-    if is_here:
-        model, _, attention_weights = main(options)
-        assert next(model.parameters()).device.type == attention_weights[0].device.type == device
-    else:
-        assert device in refused(options, capsys)
-
-
-def test_a_small_model_computes_on_one_thread_and_a_large_one_on_as_many_as_before(monkeypatch):
-    used = []
-    monkeypatch.setattr(mini_gpt, "train", lambda *args: used.append(torch.get_num_threads()))
-    torch.set_num_threads(2)
-    main()
-    main("--embed-dim 272 --layers 1".split())
-    main("--embed-dim 320 --layers 1".split())
-    monkeypatch.setattr(mini_gpt, "train", lambda *args: 1 / 0)
-    with pytest.raises(ZeroDivisionError):  # an error in the code keeps its traceback
-        main()
-    assert used == [1, 1, 2] and torch.get_num_threads() == 2  # the process is its importer's
-
-
-def test_own_text_is_read_without_blank_lines_byte_order_mark_or_carriage_returns(capsys):
-    Path("mine.txt").write_bytes("\ufeffgrüß dich\r\n\r\n  \r\n\tdich\t auch \r\n".encode())
-    _, vocab, _ = main("--data mine.txt --epochs 1".split())
-    assert vocab.tokens == [DELIMITER, "auch", "dich", "grüß"]
-    assert "data      2 lines, 6 tokens to predict, vocabulary of 4" in capsys.readouterr().out
-    _, vocab, _ = main("--data mine.txt --chars --epochs 1".split())
-    assert vocab.tokens == [DELIMITER, *sorted(set("grüß dich\tauch"))]
-
-
-def test_only_a_line_break_ends_a_line_and_its_white_space_counts_as_characters(trainings):
-    Path("mine.txt").write_text("a\x0cb\u2028c \n a\n", encoding="utf-8")
-    _, vocab, _ = main("--data mine.txt --chars --epochs 1".split())
-    assert [vocab.decode(line[1:-1]) for line in trainings[0][1]] == ["a\x0cb\u2028c ", " a"]
-
-
-@pytest.mark.parametrize("options, context_length", [("", 128), ("--context 3", 3),
-                                                     ("--context 900", 900)])
-def test_the_context_is_as_asked_or_the_longest_line_up_to_128(options, context_length):
-    Path("mine.txt").write_text("a\n" + "b " * 500)
-    model, _, _ = main(f"--data mine.txt --epochs 1 --max-new-tokens 1 {options}".split())
-    assert model.context_length == context_length == model.position_embedding.num_embeddings
-
-
-def test_held_out_lines_and_all_that_have_the_same_tokens_are_never_trained_on(trainings, capsys):
-    numbers = [f"n {n}" for n in range(40)]
-    spaced = [line.replace(" ", "\t  ") + " " for line in numbers[:20]]
-    Path("mine.txt").write_text("\n".join(numbers + spaced + numbers[:10]))
-    model, vocab, _ = main("--data mine.txt --holdout 0.25 --epochs 1".split())
-    learned = Counter(vocab.decode(sequence[1:-1]) for sequence in trainings[0][1])
-    assert len(vocab.tokens) == 42 and len(learned) == 30  # all words are known, 10 lines aren't
-    copies = Counter(numbers + numbers[:20] + numbers[:10])
-    assert all(copies[line] == n for line, n in learned.items())  # as often as in the file
-    held_out = [[0, *vocab.encode(line), 0] for line in copies.elements() if line not in learned]
-    assert figures(capsys.readouterr().out, "held-out")[0] == pytest.approx(
-        evaluate(model, held_out), abs=1e-4)
-
-
-def test_the_seed_draws_what_is_held_out(trainings):
-    for seed in "112":
-        main(["--epochs", "1", "--holdout", "0.5", "--seed", seed])
-    assert trainings[0][1] == trainings[1][1] != trainings[2][1]
-
-
-def test_the_optimizer_has_been_loaded_before_ctrl_c_may_end_training(monkeypatch, capsys):
-    made, adam = [], torch.optim.Adam
-    monkeypatch.setattr(torch.optim, "Adam", lambda *args, **kwargs: (
-        made.append(capsys.readouterr().out) or adam(*args, **kwargs)))
-    main(["--epochs", "1"])
-    assert made[0] == "" and "model" in made[1]
-
-
-def test_a_first_ctrl_c_ends_training_and_a_second_the_evaluation_and_the_rest_goes_on(
-        monkeypatch, capsys):
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(mini_gpt, "next_token_loss", interrupted)
-    main(["--holdout", "0.5"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        "data", "floor", "model", "stopped", "text", "picture"]
-    assert Path("attention.png").exists()
-
-
-def test_help_shows_every_default(capsys):
+def test_the_options_have_the_defaults_that_help_shows(capsys):
+    assert vars(read_options("--seed 5 --chars".split())) == {
+        "data": None, "chars": True, "holdout": 0.0, "embed_dim": 32, "heads": 4, "layers": 2,
+        "dropout": 0.1, "epochs": 300, "batch_size": 32, "lr": 0.001, "seed": 5, "device": "cpu",
+        "prompt": None, "max_new_tokens": 20, "temperature": 0.0, "top_k": None, "top_p": 1.0,
+        "samples": 1, "plot": Path("attention.png")}
     with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    for default in (300, 32, 0.001, 4, 2, 0.1, 20, 0.0, 1.0, 1, 2017, "attention.png"):
-        assert f"(default: {default})" in printed
-    assert printed.count("(default: ") == 21  # the number of options, but for --help
+        main("--help")
+    printed = " ".join(re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).split())
+    assert stop.value.code == 0 and "how often each line is seen (default: 300)" in printed
 
 
-def refused(options, capsys, at_once=True):
-    """The one line with which main refuses the options, before it prints anything else."""
-    with pytest.raises(SystemExit) as stop:
-        main(options)
-    out, err = capsys.readouterr()
-    error, = err.splitlines()
-    assert stop.value.code == 2 and (out == "") is at_once
-    return error
+def test_own_text_is_read_line_by_line_and_the_longest_sets_the_context():
+    Path("mine.txt").write_bytes("\ufeffgrüß dich\r\n\r\n  \r\n\tdich\u2028auch \r\n".encode())
+    vocab, prompt, training, held_out, _ = prepared("--data mine.txt")
+    assert vocab.tokens == [DELIMITER, "auch", "dich", "grüß"] and prompt == ""
+    assert training == [[0, 3, 2, 0], [0, 2, 1, 0]] and held_out == []
+    vocab, prompt, training, *_ = prepared("--data mine.txt --chars --prompt ich")
+    assert vocab.decode(training[1][1:-1]) == "\tdich\u2028auch " and prompt == "ich"
+    assert prepared()[1] == "deep" and prepared("--prompt=")[1] == ""
+    for seed in range(20):  # also where the longest line is held out
+        assert prepared(f"--holdout 0.8 --seed {seed}")[-1].context_length == 6
+    Path("mine.txt").write_text("a\n" + "b " * 500, encoding="utf-8")
+    _, _, training, _, model = prepared("--data mine.txt")
+    assert model.context_length == 128 == max(map(len, training)) - 1
 
 
-@pytest.mark.parametrize("options", """
-    --epochs 0, --epochs many, --epochs 1.5, --epochs 9999999999, --batch-size 0, --batch-size
-    2147483648, --dropout 1.1, --dropout -0.1, --dropout nan, --lr -1, --lr inf, --lr nan, --layers
-    0, --heads 5, --heads 0, --heads -4, --embed-dim 0, --max-new-tokens 0, --seed -1, --prompt
-    zebra, --prompt Deep, --chars --prompt q, --prompt <|endoftext|>, --device nonsense, --plot
-    no/such/folder.png, --plot x.jpg, --plot .png, --plot folder.png, --plot file/x.png, --plot=,
-    --epoch 3, --nonsense, --temperature -0.1, --temperature nan, --temperature inf, --top-k 0,
-    --top-p 0, --top-p 1.1, --samples 0, --context 0, --holdout 1, --holdout -0.1, --holdout 0.01,
-    --holdout 0.99, --holdout nan, --data missing.txt, --data .
-    """.replace("\n", " ").split(","))
-def test_a_bad_option_is_refused_in_one_line_before_anything_else(options, capsys):
+def test_held_out_lines_and_their_copies_are_never_trained_on():
+    lines = "".join(f"n {n % 40}{n % 3 * ' '}\n" for n in range(100))
+    Path("mine.txt").write_text(lines, encoding="utf-8")
+    vocab, _, training, held_out, _ = prepared("--data mine.txt --holdout 0.26")
+    one, other = set(map(tuple, training)), set(map(tuple, held_out))
+    assert len(one) == 29 and len(other) == 11 and not one & other  # ceil(0.26 * 40) is 11
+    assert len(training) + len(held_out) == 100 and len(vocab.tokens) == 42
+    other_seed = prepared(f"--data mine.txt --holdout 0.26 --seed {mini_gpt.SEED + 1}")
+    assert held_out == prepared("--data mine.txt --holdout 0.26")[3] != other_seed[3]
+
+
+DEVICES = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+BAD_OPTIONS = """--epochs 0: from 1 | --epochs many: invalid int value: 'many' | --epochs 1.5: int
+--seed 2147483648: 2147483647 | --dropout 1.1: not from 0 to 1 | --lr nan: lr | --lr inf: lr
+--heads 5: 5 heads | --seed -1: seed | --prompt zebra: 'zebra' | --chars --prompt q: 'q'
+--device abacus: abacus | --plot no/a.png: folder | --plot a.jpg: .jpg | --epoch 3: --epoch
+--temperature -0.1: temperature | --temperature 1 --top-k 0: top-k | --holdout 1: takes 6
+--temperature 1 --top-p 0: top-p | --top-k 3: temperature | --top-p 0.9: temperature
+--samples 2: temperature | --data no.txt: no.txt | --data .: '.' | --holdout 2: to 1 | --data empty.txt: no line
+--data latin.txt: utf-8 | --data marked.txt: endoftext
+--lr 1e7: rate | --lr 1e7 --epochs 1: rate | --epochs 1 --plot folder.png: folder.png"""
+
+
+@pytest.mark.parametrize("options, named", [
+    *(case.split(": ", 1) for case in re.split(r" \| |\n", BAD_OPTIONS)),
+    *((f"--device {name}", f"{name} is not available") for name in DEVICES if not DEVICES[name])])
+def test_a_bad_option_is_refused_in_one_line(options, named, capsys, no_picture):
+    for name, text in [("empty", b" \n"), ("latin", b"caf\xe9"), ("marked", b"<|endoftext|>")]:
+        Path(f"{name}.txt").write_bytes(text)
     Path("folder.png").mkdir()
-    Path("file").touch()
-    line, words = refused(options.split(), capsys), options.strip(" -=").split()
-    assert words[-2 if len(words) > 1 else 0].strip("-") in line or (
-        words[-1] in line and not words[-1][-1].isdigit())  # it names the option, or the word
-    assert sorted(path.name for path in Path().iterdir()) == ["file", "folder.png"]
+    with pytest.raises(SystemExit) as stop:
+        main(options.split())
+    out, err = capsys.readouterr()
+    assert err.startswith("mini_gpt.py: error: ") and err.count("\n") == 1 and named in err
+    assert stop.value.code == 2 and len(list(Path().iterdir())) == 4
+    assert stop.value.__context__ is None  # Colab can't show an exit that has one
+    assert out == "" or named in ("rate", "folder.png")  # which shows late
 
 
-@pytest.mark.parametrize("content, named", [
-    (b"", "of 0 lines"), (b"\n \n\t\n", "of 0 lines"), (b"caf\xe9\n", "utf-8"),
-    (b"a <|endoftext|> b\n", "endoftext"),
-])
-def test_a_file_without_proper_text_is_refused(content, named, capsys):
-    Path("mine.txt").write_bytes(content)
-    assert named in refused(["--data", "mine.txt"], capsys)
-    assert "directory" in refused(["--data", ""], capsys)
-
-
-@pytest.mark.parametrize("options", ["--lr 1e9", "--epochs 1 --lr 1e7"])
-def test_training_that_diverges_also_in_its_last_step_ends_in_one_line_and_draws_nothing(
-        options, capsys):
-    Path("attention.png").write_text("an older picture")
-    assert "learning rate" in refused(options.split(), capsys, at_once=False)
-    assert Path("attention.png").read_text() == "an older picture"
-
-
-def test_a_picture_that_turns_out_not_to_be_writable_is_told_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(plt, "savefig", lambda path, **options: open("no/such/folder"))
-    assert "no/such/folder" in refused(["--epochs", "1"], capsys, at_once=False)
+def test_a_mistake_in_the_code_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(mini_gpt, "collate", lambda rows: torch.zeros(1, 3).long().split([2, 1], 1))
+    with pytest.raises(ValueError):  # and not SystemExit
+        main()
 
 
 @pytest.mark.parametrize("options", [
-    "--dropout 0", "--dropout 1 --compare-lstm", "--temperature 0 --top-k 1", "--seed 0", "--lr 0",
-    "--top-p 1 --temperature 1", "--temperature 1e-40 --top-p 1e-300", "--layers 1 --compare-lstm",
-    "--batch-size 2147483647", "--heads 1", "--context 1", "--holdout 0.9",
-])
-@pytest.mark.filterwarnings("error")
-def test_options_at_the_edge_of_what_is_accepted_work(options):
-    model, _, _ = main([*options.split(), "--epochs", "2"])
-    if options == "--lr 0":
-        torch.manual_seed(mini_gpt.SEED)
-        assert same_parameters(model, MiniGPT(17, 6))
+    "--dropout 0", "--dropout 1", "--lr 0", "--temperature 1e-40 --top-p 1e-6", "--holdout 0.8",
+    "--batch-size 2147483647", "--heads 1 --layers 1 --embed-dim 1",
+    "--embed-dim 272 --layers 1 --max-new-tokens 1", "--embed-dim 320 --layers 1",
+    *(f"--device {name} --temperature 1 --top-p 0.9" for name in DEVICES if DEVICES[name])])
+def test_options_at_the_edge_of_what_is_accepted_work(options, monkeypatch, no_picture):
+    monkeypatch.setattr(mini_gpt, "THREADS", 2)
+    model, *_ = main(f"{options} --epochs 2")
+    assert torch.get_num_threads() == (2 if "320" in options else 1)  # a million parameters
+    torch.manual_seed(mini_gpt.SEED)
+    assert same_parameters(model.cpu(), MiniGPT(17, 6)) == (options == "--lr 0")
 
 
-@pytest.mark.parametrize("name, start", [("a.PNG", b"\x89"), ("a.pdf", b"%PDF"), ("a.Svg", b"<?")])
-def test_the_pictures_name_says_of_what_kind_it_is(name, start, capsys):
-    main(["--epochs", "1", "--plot", name])
-    assert Path(name).read_bytes().startswith(start)
-    assert capsys.readouterr().out.endswith(f"\npicture   {name}\n")
+def test_ctrl_c_ends_training_and_later_everything(monkeypatch, capsys, no_picture):
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) in (4, 7):  # in the fourth step; when the second model is evaluated
+            raise KeyboardInterrupt
+        return next_token_loss(*args)
+
+    calls, (three_epochs, *_) = [], main("--epochs 3 --plot three.png")
+    capsys.readouterr()
+    monkeypatch.setattr(mini_gpt, "next_token_loss", interrupted)
+    model, *_ = main("--plot four.png")
+    printed = capsys.readouterr().out.splitlines()
+    assert same_parameters(model, three_epochs) and not model.training
+    assert printed[3] == "stopped at step 3" and printed[-1] == "picture   four.png"
+    with pytest.raises(SystemExit) as stop:
+        main("--epochs 1")
+    assert stop.value.code == 130 and stop.value.__context__ is None
+    assert capsys.readouterr().err == "interrupted\n" and len(list(Path().iterdir())) == 2
 
 
-def test_the_prompt_is_deep_by_default_or_for_own_text_the_start_of_a_line(capsys):
-    Path("mine.txt").write_text("deep\nis\n")
-    for options, prompt in [("", "deep"), ("--prompt=", ""), ("--data mine.txt", "")]:
-        model, vocab, _ = main(["--epochs", "1", *options.split()])
-        text = generate(prompt, model, vocab)
-        assert f"\ntext      {text}" in capsys.readouterr().out
+def test_what_the_output_cannot_show_is_printed_as_a_question_mark(monkeypatch, no_picture):
+    Path("mine.txt").write_text("naïve", encoding="utf-8")
+    for stream, shown in [(io.TextIOWrapper(io.BytesIO(), "ascii"), "na?ve"),
+                          (io.StringIO(), "naïve")]:  # which has no encoding
+        monkeypatch.setattr(sys, "stdout", stream)
+        main("--data mine.txt --epochs 1 --prompt naïve")
+        stream.seek(0)
+        assert f"text      {shown}" in stream.read()
 
 
-# ---------------------------------------------------------------- other ways in
-@pytest.fixture(scope="session")
-def processes(tmp_path_factory):
-    """mini_gpt.py run as a script, and executed as by a notebook, without a __file__."""
-    cell = ("exec(open('mini_gpt.py').read()); "
-            "print(len(attention_weights), len(vocab.tokens), plt.get_fignums())")
-    started = {}
-    for name, arguments in {"script": ["mini_gpt.py", *OPTIONS],
-                            "notebook": ["-c", cell, "-f", "kernel.json"]}.items():
-        folder = tmp_path_factory.mktemp(name)
-        shutil.copy(SCRIPT, folder)
-        started[name] = folder, subprocess.Popen(
-            [sys.executable, *arguments], cwd=folder, env={**os.environ, "PYTHONHASHSEED": "1"},
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    return {name: (folder, process, *process.communicate())
-            for name, (folder, process) in started.items()}
+# ------------------------------------------------ scripts, notebooks, edits
+def run_cell(old, new, **names):
+    """The names that are there after the source, with one edit, has run as a cell."""
+    exec(SCRIPT.read_text(encoding="utf-8").replace(old, new), names)
+    return names
 
 
-def test_run_as_a_script_it_takes_options_draws_and_prints_the_same_as_main_whatever_the_hash_seed(
-        processes, capsys):
-    folder, process, out, err = processes["script"]
-    main(OPTIONS)
-    assert process.returncode == 0 and err == ""
-    assert outcome(out) == outcome(capsys.readouterr().out)
-    assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_pasted_into_a_notebook_it_runs_with_the_defaults_and_leaves_one_figure_to_show(processes):
-    folder, process, out, err = processes["notebook"]
-    assert process.returncode == 0 and err == ""
-    assert "300/300" in out
-    assert out.splitlines()[-1] == "2 17 [1]"  # a notebook shows an open figure, once
-
-
-def test_imported_it_runs_nothing_prints_nothing_and_leaves_the_threads_alone(capsys):
-    runpy.run_path(str(SCRIPT), run_name="mini_gpt")
-    assert capsys.readouterr() == ("", "") and torch.get_num_threads() == 1
-    assert not list(Path().iterdir())
-
-
-# ---------------------------------------------------------------- the README
-def results(options, capsys, old="", new=""):
-    """What main returns with one edit made in a copy of the source, and what it prints."""
-    source = SCRIPT.read_text(encoding="utf-8")
-    assert not old or source.count(old) == 1
-    edited = {"__name__": "edited"}
-    exec(source.replace(old, new) if old else source, edited)
+@pytest.mark.parametrize("old, new", [
+    ('scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))', ""),
+    ("clamp(min=0), ids[:, 1:]", "clamp(min=0), ids[:, :-1]"),
+    ("F.softmax(scores, dim=-1)", "F.softmax(scores, dim=-2)"),
+], ids=["no mask", "not shifted", "wrong axis"])
+def test_a_loss_below_the_floor_is_called_a_bug(old, new, capsys):
+    edited = run_cell(old, new, __name__="edited")
     edited["plot_attention"] = lambda *args, **kwargs: plt.figure()
-    return edited["main"](options.split()), capsys.readouterr().out
+    edited["main"]("--epochs 100 --lr 0.01")
+    printed = outcome(capsys.readouterr().out)
+    assert printed[4] == "bug?      below the floor: check mask, targets, softmax axis"
 
 
-def readme_cell(start):
-    """The block of Python in the README that starts like this."""
-    cell, = re.findall(rf"```python\n({re.escape(start)}.*?)```", README, flags=re.DOTALL)
-    return cell
+@pytest.mark.parametrize("file", [{}, {"__file__": "/tmp/ipykernel_1/2.py"}], ids=["", "file"])
+def test_a_notebook_ignores_its_kernels_options(file, monkeypatch, trained, capsys):
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
+    names = run_cell("EPOCHS = 300", "EPOCHS = 2", __name__="__main__", **file)
+    assert " 2/2 " in capsys.readouterr().out and len(plt.get_fignums()) == 1
+    assert names["generate"]("deep") == generate("deep", names["model"], VOCAB)
+    assert names["generate"]("deep", trained, VOCAB) == generate("deep", trained, VOCAB)
+    assert len(names["tokens"]) > 1 and len(names["attention_weights"]) == 2
+    shouting = Vocab(SENTENCES)
+    shouting.tokens = [token.upper() for token in VOCAB.tokens]
+    names.update(model=trained, vocab=shouting)  # as a later cell would
+    assert names["generate"]("deep") == generate("deep", trained, VOCAB).upper()
+
+
+def test_run_as_a_script_it_takes_options_and_prints_what_main_does(capfd):
+    options = "--layers 1 --epochs 20 --holdout 0.5 --temperature 1 --samples 5 --plot script.png"
+    subprocess.run([sys.executable, SCRIPT, *options.split()], check=True)
+    printed = capfd.readouterr()
+    main(options)
+    assert printed == capfd.readouterr()
+
+
+# ------------------------------------------------ the README
+def readme():
+    """The text of the README; where it isn't beside the tests, there is nothing to check."""
+    path = SCRIPT.with_name("README.md")
+    if not path.exists():
+        pytest.skip("the README is not beside the tests")
+    return path.read_text(encoding="utf-8")
+
+
+def run_readme_cell(names, start, *changes):
+    """Run the README's cell that starts like this, with some (old, new) changes."""
+    cell, = re.findall(rf"```python\n({re.escape(start)}.*?)```", readme(), flags=re.DOTALL)
+    for old, new in changes:
+        assert old in cell
+        cell = cell.replace(old, new)
+    exec(cell, names)
+
+
+def readme_numbers(start):
+    """The numbers with a decimal point in the README's line that starts like this."""
+    line, = [line for line in readme().splitlines() if line.startswith(start)]
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
 
 
 @pytest.fixture
 def notebook(trained):
     """The names that are there in a notebook after the file has run in a cell."""
-    names = {"__name__": "notebook"}
-    exec(SCRIPT.read_text(encoding="utf-8"), names)
-    with torch.no_grad():
-        _, attention_weights = trained(torch.tensor([SEQUENCES[0][:-1]]))
-    names.update(model=trained, vocab=VOCAB, attention_weights=attention_weights)
+    names = run_cell("", "", __name__="notebook")
+    names.update(model=trained, vocab=VOCAB, tokens=[DELIMITER, *SENTENCES[0].split()],
+                 attention_weights=trained(torch.tensor([SEQUENCES[0][:-1]]))[1])
     return names
 
 
+def test_the_readme_names_what_the_file_has(capsys, no_picture):
+    model, _, _, _ = main("--epochs 1")
+    for line in capsys.readouterr().out.splitlines()[:2]:
+        assert f"| `{line}` |" in readme()
+    for part, number in [(model, "26,769"), (model.blocks[0], "12,704"),
+                         (model.blocks[0].attention, "4,224"),
+                         (model.blocks[0].feed_forward, "8,352")]:
+        assert f"{sum(parameter.numel() for parameter in part.parameters()):,}" == number
+        assert number in readme()
+    options = vars(read_options([]))
+    for value, option in re.findall(r"\| ([\d.]+) `--([a-z-]+)`", readme()):
+        assert options[option.replace("-", "_")] == float(value), option
+    assert {name.replace("_", "-") for name in options} <= {*re.findall(r"--([a-z-]+)", readme())}
+    for word in re.findall(r"\| `(\w+)` \|$", readme(), flags=re.MULTILINE):
+        assert f"{word}" in " ".join(name for name in globals() if name.startswith("test_"))
+
+
 def test_the_readmes_first_cell_completes_and_draws(notebook, capsys):
-    exec(readme_cell("torch.set_num_threads(1)"), notebook)
+    run_readme_cell(notebook, 'print(generate("deep"))')
     assert capsys.readouterr().out.strip() in SENTENCES
-    assert panels()[0].get_title() == "layer 1, head 0" and labels(panels()[0].xaxis)[1] == "deep"
+    assert plt.gcf().axes[0].get_title() == "layer 1, head 0"
 
 
-def test_the_readmes_parameters_add_up_to_those_of_the_model(trained):
-    terms, total = re.search(r"In all ([\d,+ ]+) = ([\d,]+) parameters", README).groups()
-    parts = [trained.token_embedding, trained.position_embedding, trained.blocks, trained.norm,
-             trained.head]
-    counts = [sum(parameter.numel() for parameter in part.parameters()) for part in parts]
-    assert terms == " + ".join(f"{count:,}" for count in counts) and total == f"{sum(counts):,}"
+def test_the_prediction_that_the_readme_follows(notebook, capsys):
+    run_readme_cell(notebook, 'model, vocab, tokens, attention_weights = main("--dropout 0")')
+    weights = notebook["weights"]
+    for row, values in [
+            ("x", notebook["x"][0, 3, :4]), ("scores", notebook["scores"][3]),
+            ("weights", torch.cat([weights[1, :2], weights[3]]))]:
+        assert readme_numbers(f"| `{row}`") == pytest.approx(values.tolist(), abs=0.011), row
+    assert readme_numbers("| `probabilities`")[:2] == pytest.approx(
+        notebook["probabilities"].tolist(), abs=0.011)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2].endswith("True") and printed[-1] in ("powerful", "fun")
 
 
-def test_experiment_1_the_loss_settles_on_the_floor_and_dives_below_without_the_mask(notebook):
-    mask = notebook["causal_mask"]
-    exec(readme_cell("def losses_under"), notebook)
-    with_mask, without, floor = (line.get_ydata() for line in plt.gca().get_lines())
-    assert Path("loss.png").exists() and notebook["causal_mask"] is mask
+def test_experiment_1_without_its_mask_a_model_dives_below_the_floor(notebook):
+    run_readme_cell(notebook, "def train_with")
+    curves = plt.figure(plt.get_fignums()[0]).axes[0].get_lines()
+    honest, cheat, floor = (line.get_ydata() for line in curves)
     assert floor[0] == pytest.approx(0.3584, abs=1e-4)
-    assert len(with_mask) == len(without) == 300 and abs(with_mask[0] - without[0]) < 0.1
-    assert floor[0] < sum(with_mask[-30:]) / 30 < floor[0] + 0.05
-    assert sum(without[-30:]) / 30 < floor[0] / 5
+    assert floor[0] < sum(honest[-30:]) / 30 < floor[0] + 0.06
+    assert sum(cheat[-30:]) / 30 < floor[0] / 4
+    assert (notebook["honest"][1][0, :, causal_mask(5)] == 0).all()
+    assert (notebook["cheat"][1][0, :, causal_mask(5)] > 0.5).any()
+    assert notebook["causal_mask"] is notebook["real_mask"]
 
 
-def test_experiment_2_weights_worked_out_by_hand_are_those_of_the_model(notebook, capsys):
-    exec(readme_cell("device ="), notebook)
-    assert capsys.readouterr().out.startswith("True [1.")
-    assert notebook["weights"][0].tolist() == [1, 0, 0, 0, 0]
+def test_experiment_2_a_high_temperature_makes_new_sentences(notebook, capsys):
+    run_readme_cell(notebook, "model, vocab, tokens, attention_weights = main()\n",
+                    ("model, vocab, tokens, attention_weights = main()", ""), ("300", "60"))
+    new = [int(n) for n in re.findall(r"new: (\d+)", capsys.readouterr().out)]
+    assert new[0] == new[1] == 0 and new[2] < 20 and new[3] > 30
 
 
-def test_experiment_3_next_word_probabilities_are_near_the_counts(notebook, capsys):
-    exec(readme_cell("ids = torch"), {**notebook, "device": "cpu"})
-    words, probabilities = zip(*(line.split() for line in capsys.readouterr().out.splitlines()))
-    assert words == ("deep", "learning", "is", "powerful", DELIMITER)
-    assert [*map(float, probabilities)] == pytest.approx([3 / 6, 2 / 3, 2 / 2, 1 / 2, 1], abs=0.06)
+def test_experiment_3_attention_reaches_back_where_an_lstm_does_not(notebook, capsys):
+    run_readme_cell(notebook, "class MiniLSTM")
+    gpt, lstm = (line.get_ydata() for line in plt.gca().get_lines())
+    assert min(gpt) > 1e-3 and lstm[0] < 1e-8 and lstm[-1] > 1e-3
+    run_readme_cell(notebook, "words = [", ("k=16", "k=10"), (", 16)", ", 10)"), (", 15)", ", 9)"),
+                    ("badcafefeedhagge", "badcafefee"), (", 34)", ", 22)"),
+                    ("--epochs 15", "--epochs 8"), ("epochs=15", "epochs=8"))
+    copied = [int(n) for n in re.findall(r"(\d+) of 50", capsys.readouterr().out)]
+    assert copied[0] >= 45 and copied[1] <= 10 and copied[2] == 0
 
 
-@pytest.mark.parametrize("rate", ["0.003", "0.01"])
-def test_experiment_4_a_gpt_copies_what_an_lstm_cannot_carry(rate, notebook, capsys):
-    cell = readme_cell("import random").replace("0.003", rate)
-    for slow, quick in [("k=16", "k=10"), ("badcafefeedhagge", "badcafefee"), (", 34)", ", 22)"),
-                        ("--epochs 15", "--epochs 8"), ("epochs=15", "epochs=8")]:
-        assert cell.count(slow) == 1
-        cell = cell.replace(slow, quick)
-    exec(cell, notebook)
-    gpt, lstm = re.findall(r"(\d+) of 50", capsys.readouterr().out)
-    assert int(gpt) >= 48 and int(lstm) <= 10
-    diagonals = [cells(ax).filled(0.0)[11:21, 1:11].diagonal() for ax in panels()]
-    assert max(diagonal.mean() for diagonal in diagonals) > 0.5  # some head copies
+def test_experiment_4_two_blocks_repeat_a_word_and_one_does_not(notebook, capsys):
+    run_readme_cell(notebook, "random.seed(0)", ("--epochs 15", "--epochs 8"), ("0.003", "0.005"))
+    printed = capsys.readouterr().out
+    one, two = (int(n) for n in re.findall(r"(\d+) of 50", printed))
+    assert one < 5 and two > 15
+    whole, *silenced = (float(n) for n in re.findall(r"\) loss (\S+)", printed))
+    assert max(silenced) > whole + 0.5
+
+
+PATH = "x = x + self.dropout(attended)"
 
 
 @pytest.mark.parametrize("old, new, options, before, after", [
-    ("self.token_embedding(idx) + self.position_embedding(positions)", "self.token_embedding(idx)",
-     "--data order.txt --layers 1", (0.11, 0.14), (0.23, 0.26)),
-    ("x = x + self.dropout(attended)", "x = x",
-     "--data order.txt --layers 1", (0.11, 0.14), (0.3, 0.5)),
-    ("x = x + self.dropout(attended)", "x = self.dropout(attended)", "--layers 12 --epochs 60",
-     (0.35, 1.0), (2.5, 3.0)),
-    ("x = x + self.dropout(attended)", "x = x", "", (0.36, 0.39), (0.36, 0.39)),
-    (" / math.sqrt(head_size)", "", "", (0.36, 0.39), (0.36, 0.39)),
-    ('scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))', "", "", (0.36, 0.39),
-     (0.0, 0.04)),
-], ids=["order", "past", "depth", "past not needed", "scale not needed", "answers"])
-def test_the_readmes_edits_change_the_loss_as_it_says(old, new, options, before, after, capsys):
-    assert not options or f"| `{old}` → `{new}` | `{options}` |" in README
-    Path("order.txt").write_text("dog bites man : sad\nman bites dog : funny\n")
-    (_, _, attention_weights), printed = results(options, capsys)
-    assert before[0] < figures(printed, "training")[0] < before[1]
-    _, printed = results(options, capsys, old, new)
-    assert after[0] < figures(printed, "training")[0] < after[1]
-    if "order" in options:  # at the colon, some head looks at a word that tells the order
-        assert attention_weights[0][0, :, 4, [1, 3]].max() > 0.9
+    ("self.token_embedding(ids) + self.position_embedding(positions)", "self.token_embedding(ids)",
+     "--data order.txt --layers 1", 0.125, 0.241),
+    (PATH, "x = x", "--data order.txt --layers 1", 0.125, 0.355),
+    (PATH, "x = x", "", 0.377, 0.377),
+    (PATH, "x = self.dropout(attended)", "--layers 12 --epochs 60", 0.58, 2.64),
+], ids=["positions", "attention", "attention not needed", "residual"])
+def test_experiment_5_an_edit_changes_the_loss(old, new, options, before, after, capsys):
+    Path("order.txt").write_text("dog bites man : sad\nman bites dog : funny", encoding="utf-8")
+    assert f"`{old}` → `{new}`" in readme()
+    for edit, expected in [(old, before), (new, after)]:
+        edited = run_cell(old, edit, __name__="edited")
+        edited["plot_attention"] = lambda *args, **kwargs: plt.figure()
+        edited["main"](options)
+        loss = float(re.search(r"training  loss (\S+),", capsys.readouterr().out)[1])
+        assert loss == pytest.approx(expected, rel=0.2)
 
 
-def test_experiment_5_without_layernorm_a_high_learning_rate_fails_and_it_is_put_back(
-        notebook, capsys):
-    norm = nn.LayerNorm
-    main("--lr 0.05".split())
-    exec(readme_cell("real_norm"), notebook)
-    with_it, without = re.findall(r"training  loss (\S+),", capsys.readouterr().out)
-    assert float(with_it) < 0.4 and float(without) > math.log(17) and nn.LayerNorm is norm
+def test_experiment_5_the_root_and_layernorm_keep_numbers_in_bounds():
+    queries, keys = torch.randn(2000, 1, 64), torch.randn(2000, 10, 64)
+    scores = (queries * keys).sum(dim=-1)
+    largest = [s.softmax(dim=-1).amax(dim=-1).mean().item() for s in (scores, scores / 8)]
+    assert largest == pytest.approx([0.86, 0.32], abs=0.02)  # as the file says
+    edited = run_cell("nn.LayerNorm(embed_dim)", "nn.Identity()", __name__="edited")
+    model = edited["MiniGPT"](17, 6)
+    train(model, SEQUENCES, lr=0.05)
+    assert evaluate(model, SEQUENCES) > math.log(17)
+
+
+def test_a_trained_model_can_be_saved_and_loaded_as_the_readme_says(trained):
+    names = {"torch": torch, "model": trained, "vocab": VOCAB}
+    for line in re.search(r"`(torch.save.*?)`; `(.*?)` \|", readme()).groups():
+        exec(line, names)
+    assert names["model"] is not trained and same_parameters(names["model"], trained)
+    assert generate("deep", names["model"], names["vocab"]) == generate("deep", trained, VOCAB)
