@@ -8,7 +8,7 @@ follows a batch of text on its way. This is what it becomes, and in which shape:
 
     ids      (B, T)     each token's number in the vocabulary
     vectors  (B, T, C)  one for each token, plus one for its position
-    blocks   (B, T, C)  the same vectors, after each token has looked at those before it
+    blocks   (B, T, C)  the same vectors, after each token has looked at the past
     logits   (B, T, V)  for each token, a score for every token that could come next
     loss     ()         how surprising the true next tokens were, on average
 
@@ -16,8 +16,8 @@ follows a batch of text on its way. This is what it becomes, and in which shape:
     T  time: tokens in a sequence         H  attention heads         V  vocabulary size
 
 What differs from GPT-2: PyTorch's default initialization, an output layer of its own
-with a bias (GPT-2 reuses the token embedding), the exact GELU, no dropout on embeddings,
-plain Adam at a constant rate, and words or characters instead of byte pairs.
+with a bias (GPT-2 reuses the token embedding), the exact GELU, dropout in the feed-forward
+network but not on embeddings, plain Adam at a constant rate, and words or characters.
 """
 
 import argparse
@@ -50,7 +50,7 @@ LEARNING_RATE = 0.001
 EPOCHS = 300  # how often each sentence is seen
 BATCH_SIZE = 32  # sequences in a training step
 SEED = 184  # "powerful" and "fun" tie after "deep learning is"; here "powerful" wins
-THREADS = torch.get_num_threads()  # for large models; small ones are faster with one
+THREADS = torch.get_num_threads()  # for a million parameters or more; else 1 is faster
 
 
 class InputError(ValueError):
@@ -89,7 +89,7 @@ class Vocab:
 
 
 def make_sequences(encoded_lines, context_length):
-    """Lines of ids -> sequences of up to context_length ids and one more, a last target.
+    """Lines of ids -> sequences: up to context_length inputs, and one id more, a target.
 
     A delimiter opens and closes each line. Long lines are cut so that each token is
     predicted once: with a context of 3, `0 a b c d 0` becomes `0 a b c` and `c d 0`."""
@@ -123,7 +123,7 @@ class MaskedSelfAttention(nn.Module):
         if embed_dim % num_heads != 0:
             raise InputError(f"{embed_dim} channels can't be shared by {num_heads} heads")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)  # three layers side by side
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)  # query, key and value in one
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(embed_dim, embed_dim)
 
@@ -134,25 +134,25 @@ class MaskedSelfAttention(nn.Module):
         # Each token makes three vectors. Query: what it looks for. Key: what it can be
         # found by. Value: what it hands over to the tokens that look at it.
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, T, C)
-        # Each head gets a share of the channels, so a token can look at several things
-        # at once, for no more parameters. Heads come before time: @ works on each head.
+        # Each head gets a share of q, k and v, each made from all of x. So a token can look
+        # at several things at once, for no more parameters. @ uses the last two axes.
         q = q.view(B, T, H, head_size).transpose(1, 2)  # (B, H, T, head_size)
         k = k.view(B, T, H, head_size).transpose(1, 2)
         v = v.view(B, T, H, head_size).transpose(1, 2)
 
-        # A score is the dot product of a query and a key: how well they fit. Its size grows
-        # with the root of head_size, and large scores make the softmax put nearly all weight
-        # on one token, where its gradient vanishes. So the root is divided out: of 10 random
-        # keys of 64 channels, the largest weight is 0.86 without the division, 0.32 with it.
+        # A score, query times key, says how well they fit. As a sum of head_size products,
+        # it has a size of about the root of head_size. That is divided out, since large
+        # scores make the softmax put nearly all weight on one token, where its gradient is
+        # near 0: of 10 random keys of 64 channels, one gets 0.86, with the division 0.32.
         scores = q @ k.transpose(-2, -1) / math.sqrt(head_size)  # (B, H, T, T)
-        # The mask comes before the softmax, which makes a weight of 0 of each -inf.
-        # Weights set to 0 after the softmax would leave rows that don't sum to 1.
+        # The softmax makes a weight of 0 of each -inf. To set weights to 0 after it is too
+        # late: the future was in the sum that divided the row, which won't sum to 1.
         scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))
         weights = F.softmax(scores, dim=-1)
 
         out = self.dropout(weights) @ v  # (B, H, T, head_size): weighted means
         out = out.transpose(1, 2).reshape(B, T, C)  # what the heads found, side by side
-        return self.projection(out), weights  # the projection mixes what they found
+        return self.projection(out), weights  # mixed: each head may write to all channels
 
 
 class GPTBlock(nn.Module):
@@ -164,20 +164,20 @@ class GPTBlock(nn.Module):
         self.attention = MaskedSelfAttention(embed_dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.feed_forward = nn.Sequential(
-            nn.Linear(embed_dim, 4 * embed_dim),  # room to work in: 4 as in the paper
+            nn.Linear(embed_dim, 4 * embed_dim),  # room for many patterns; 4 as in 2017
             nn.GELU(),  # a smooth ReLU: without it, two layers can do no more than one
             nn.Dropout(dropout),
             nn.Linear(4 * embed_dim, embed_dim),
         )
-        self.dropout = nn.Dropout(dropout)  # so that no single number can be relied on
+        self.dropout = nn.Dropout(dropout)  # so the model can't rely on any one
 
     def forward(self, x):
         """x (B, T, C) -> x (B, T, C), attention weights (B, H, T, T)."""
-        # Residual connections: both parts add to x. If they replaced it, each block would
-        # mix the tokens again, and after about seven blocks all vectors are the same.
+        # Residual connections: both parts add to x. If attention replaced it, each block
+        # would average the tokens; in a stack of 12, they are the same from block 7 on.
         # LayerNorm brings each vector to mean 0 and standard deviation 1, then scales and
-        # shifts it by learned numbers. It comes before each part (in the 2017 paper, after
-        # the addition), so that nothing but additions happens to x on its way up.
+        # shifts it by learned numbers. It comes before each part (in 2017, after the sum):
+        # so x, and its gradient on the way back, pass the blocks through additions only.
         attended, weights = self.attention(self.norm1(x))
         x = x + self.dropout(attended)
         x = x + self.dropout(self.feed_forward(self.norm2(x)))
@@ -206,8 +206,8 @@ class MiniGPT(nn.Module):
         T = ids.shape[1]
         if T > self.context_length:
             raise ValueError(f"{T} tokens exceed the context of {self.context_length}")
-        # A weighted mean is the same in any order, so attention alone can't tell the order
-        # of the past. Each position adds a vector of its own, learned as well.
+        # A weighted mean is the same in any order, so a layer of attention can't tell the
+        # order of the past. Each position adds a vector of its own, learned as well.
         positions = torch.arange(T, device=ids.device)  # (T,)
         x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
         attention_weights = []
@@ -220,22 +220,22 @@ class MiniGPT(nn.Module):
 # ------------------------------------------------ predictions become a loss
 def collate(sequences):
     """Sequences of ids -> inputs (B, T) and targets (B, T), the id after each input."""
-    # Short sequences are filled up on the right: in the targets with -100, which
-    # cross_entropy leaves out, in the inputs with any id, since none looks to its right.
+    # Short sequences are filled up on the right: with targets of -100, which cross_entropy
+    # leaves out, and inputs of 0 (any id would do, as no token looks to its right).
     rows = [torch.tensor(ids) for ids in sequences]
     ids = pad_sequence(rows, batch_first=True, padding_value=-100)  # (B, T + 1)
     return ids[:, :-1].clamp(min=0), ids[:, 1:]
 
 
 def next_token_loss(model, inputs, targets):
-    """Mean cross-entropy in nats per token: one that got probability p costs -ln(p).
+    """Mean cross-entropy in nats per token: a target of probability p costs -ln(p) nats.
 
     Raises ValueError if it is not finite."""
     device = next(model.parameters()).device
     # All T positions learn at once: each is given the true past, whatever the model
     # would have said itself (teacher forcing), and the mask hides the answer from it.
     logits, _ = model(inputs.to(device))  # (B, T, V)
-    # cross_entropy takes all B * T positions in one row, and logits: it has a softmax.
+    # cross_entropy takes logits (B * T, V) and targets (B * T,): the softmax is inside.
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten().to(device))
     if not loss.isfinite():
         raise InputError(f"the loss is {loss:f}: try a smaller learning rate (--lr)")
@@ -256,9 +256,9 @@ def evaluate(model, sequences, batch_size=BATCH_SIZE):
 def entropy_floor(sequences):
     """The lowest loss of a model that can't see the future, in nats per token.
 
-    Even who knows the six sentences by heart can give each no more than 1/6, and pays
-    ln 6 nats for it. They have 30 tokens to predict: 6 ln 6 / 30 = 0.3584. (This needs
-    the closing delimiter: no sequence may be the beginning of another.)"""
+    The six sentences are equally likely, so who knows them by heart gives each 1/6 and
+    pays ln 6 nats. They have 30 tokens to predict: 6 ln 6 / 30 = 0.3584. (This needs the
+    closing delimiter: no sequence may be the beginning of another.)"""
     copies = Counter(map(tuple, sequences))
     starts = Counter(ids[0] for ids in sequences)  # the first token needs no prediction
     nats = sum(n * -math.log(n / starts[ids[0]]) for ids, n in copies.items())
@@ -276,7 +276,7 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RA
     losses = []
     model.train()  # dropout on
     try:
-        # fused: one operation updates all parameters, and saves a fifth of the time.
+        # fused: one operation updates all parameters, and saves about a fifth of the time.
         optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
         for _ in range(epochs):
             for inputs, targets in loader:
@@ -303,9 +303,9 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
     if not (temperature > 0 and (top_k is None or top_k > 0) and 0 < top_p <= 1):
         raise InputError("sampling needs temperature > 0, top_k > 0 and 0 < top_p <= 1")
     ordered, ids = logits.cpu().double().sort(descending=True)  # the likeliest first
-    # Subtracting the largest logit changes no probability, and exp cannot overflow.
+    # Subtracting the largest logit changes no probability, and so exp cannot overflow.
     kept = F.softmax((ordered[:top_k] - ordered[0]) / temperature, dim=-1)  # (top_k,)
-    sum_of_likelier = kept.cumsum(dim=-1) - kept
+    sum_of_likelier = kept.cumsum(dim=-1) - kept  # so the one that reaches top_p stays
     kept[sum_of_likelier >= top_p] = 0.0
     # scatter puts each probability back in its place in the vocabulary.
     return torch.zeros_like(ordered).scatter(0, ids[:top_k], kept / kept.sum())
@@ -319,16 +319,16 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=20, temperature=0.0,
     Temperature 0 takes the likeliest token (greedy), above 0 it samples. In a notebook,
     model and vocab default to those of the last run. The model is left in eval mode.
     Raises ValueError for an unknown token, or sampling that makes no sense."""
-    model = model or globals().get("model")
+    model = model or globals().get("model")  # in a notebook, the last run's
     vocab = vocab or globals().get("vocab")
     if model is None or vocab is None:
         raise InputError('pass a trained model: generate("deep", model, vocab)')
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
     model.eval()
-    # Only the past exists here, so tokens come one by one. The whole past is computed
-    # anew each time: a KV cache would save it, but make two ways through the model.
+    # Only the past exists here, so tokens come one by one, each from all of it anew. (A KV
+    # cache would keep its keys and values, and so make two ways through the model.)
     for _ in range(max_new_tokens):
-        context = torch.tensor([ids[-model.context_length:]])  # (1, T)
+        context = torch.tensor([ids[-model.context_length:]])  # (1, T), cropped
         logits, _ = model(context.to(next(model.parameters()).device))  # (1, T, V)
         if temperature == 0:
             next_id = torch.argmax(logits[:, -1, :]).item()
@@ -349,7 +349,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     It becomes pyplot's current figure: plt.savefig("x.png") keeps it."""
     weights = attention_weights[layer][0].detach().cpu()  # (H, T, T)
     H, T, _ = weights.shape
-    blank = causal_mask(T) & (weights == 0)  # the future, unless it was looked at
+    blank = causal_mask(T) & (weights == 0)  # the future, unless the model saw it
     every = math.ceil(T / 40)  # more than 40 labels could not be read
     places = [t + 0.5 for t in range(0, T, every)]
     labels = [str(token).replace(" ", "␣") for token in tokens or range(T)][::every]
@@ -400,7 +400,7 @@ def read_options(argv):
     add("--epochs", type=count, default=EPOCHS, help="how often each line is seen")
     add("--batch-size", type=count, default=BATCH_SIZE, help="sequences in a step")
     add("--lr", type=size, default=LEARNING_RATE, help="learning rate of Adam")
-    add("--seed", type=between(int, 0), default=SEED, help="same seed, same output")
+    add("--seed", type=between(int, 0), default=SEED, help="same seed, same output here")
     add("--device", default="cpu", choices=["cpu", "cuda", "mps"], help="where to compute")
     add = parser.add_argument_group("generation").add_argument
     add("--prompt", help='text to complete; None: "deep", or with --data ""')
@@ -431,7 +431,7 @@ def prepare(options):
     if n == len(distinct):
         raise InputError(f"no line to train on: {n} distinct ones, --holdout takes {n}")
     test = set(random.Random(options.seed).sample(distinct, n))
-    context = min(128, 1 + max(map(len, encoded)))  # tokens seen at once
+    context = min(128, 1 + max(map(len, encoded)))  # the longest line, within bounds
     training = make_sequences([ids for ids in encoded if ids not in test], context)
     held_out = make_sequences([ids for ids in encoded if ids in test], context)
     torch.manual_seed(options.seed)

@@ -237,7 +237,7 @@ def test_the_entropy_floor_is_what_even_a_perfect_model_must_pay():
 
 
 # ------------------------------------------------ the loss becomes learning
-def test_training_is_adam_on_the_mean_loss_of_a_batch():
+def test_training_takes_steps_of_adam_on_the_mean_of_a_batch():
     model, by_hand = MiniGPT(17, 6, dropout=0.0).eval(), MiniGPT(17, 6, dropout=0.0)
     by_hand.load_state_dict(model.state_dict())
     optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01)
@@ -411,8 +411,7 @@ def cells(ax):
 
 
 def test_the_picture_has_a_panel_per_head_with_a_cell_per_pair_of_words():
-    scores = torch.randn(2, 2, 3, 4, 4, requires_grad=True)
-    weights = 0.9 * scores.masked_fill(~PAST[:4, :4], -math.inf).softmax(dim=-1)  # (L, B, H, T, T)
+    weights = torch.rand(2, 2, 3, 4, 4, requires_grad=True) * PAST[:4, :4]  # (L, B, H, T, T)
     plot_attention(list(weights), layer=1, tokens=["a", "$^$", " ", "naïve"])
     *panels, colors = plt.gcf().axes
     assert [ax.get_title() for ax in panels] == [f"layer 1, head {h}" for h in range(3)]
@@ -424,7 +423,7 @@ def test_the_picture_has_a_panel_per_head_with_a_cell_per_pair_of_words():
         assert labels(ax.xaxis) == labels(panels[0].yaxis) == ["a", "$^$", "␣", "naïve"]
         assert list(ax.get_xticks()) == list(ax.get_yticks()) == [0.5, 1.5, 2.5, 3.5]
         assert ax.yaxis_inverted() and not ax.xaxis_inverted()
-    assert colors.get_ylabel() == "attention weight" and plt.gcf().get_supylabel() == "this token ..."
+    assert colors.get_ylabel() == "attention weight"
     assert plt.gcf().get_supxlabel() == "... attends to this token"
     plt.savefig("words.png")  # $ starts no formula
 
@@ -460,8 +459,8 @@ def test_the_command_line_does_what_its_functions_do(capsys):
     lines = ["".join(letters.choices("abc ", k=letters.randint(1, 12))) + "." for _ in range(30)]
     Path("mine.txt").write_text("\n".join(lines + lines[:5]), encoding="utf-8")
     options = ("--data mine.txt --chars --holdout 0.25 --embed-dim 30 --heads 5 --layers 2 "
-               "--dropout 0.15 --epochs 3 --batch-size 7 --lr 0.004 --seed 11 --prompt abcab "
-               "--max-new-tokens 9 --temperature 0.9 --top-k 6 --top-p 0.85 --samples 4 "
+               "--dropout 0.15 --epochs 3 --batch-size 7 --lr 0.004 --seed 11 --top-p 0.85 "
+               "--max-new-tokens 9 --temperature 0.9 --top-k 4 --samples 6 --prompt abcabcabcabcab "
                "--plot shapes.svg")
     model, vocab, tokens, attention_weights = main(options)
     printed = outcome(capsys.readouterr().out)
@@ -473,7 +472,7 @@ def test_the_command_line_does_what_its_functions_do(capsys):
     train(gpt, training, epochs=3, batch_size=7, lr=0.004)
     parameters = sum(math.prod(parameter.shape) for parameter in gpt.parameters())
     losses = [evaluate(gpt, part) for part in (training, held_out)]
-    texts = [generate("abcab", gpt, by_hand, 9, 0.9, 6, 0.85) for _ in range(4)]
+    texts = [generate("abcabcabcabcab", gpt, by_hand, 9, 0.9, 4, 0.85) for _ in range(6)]
     assert printed == [
         f"data      {count_predictions(training):,} tokens to predict, vocabulary of 6",
         f"floor     {entropy_floor(training):.4f} nats/token; guessing costs {math.log(6):.4f}",
@@ -516,12 +515,13 @@ def test_the_options_have_the_defaults_that_help_shows(capsys):
 
 
 def test_own_text_is_read_line_by_line_and_the_longest_sets_the_context():
-    Path("mine.txt").write_bytes("\ufeffgrüß dich\r\n\r\n  \r\n\tdich\u2028auch \r\n".encode())
+    Path("mine.txt").write_bytes("\ufeffgrüß dich\r\n\r\n \f\r\n\tdich\u2028auch \r\n".encode())
     vocab, prompt, training, held_out, _ = prepared("--data mine.txt")
     assert vocab.tokens == [DELIMITER, "auch", "dich", "grüß"] and prompt == ""
     assert training == [[0, 3, 2, 0], [0, 2, 1, 0]] and held_out == []
     vocab, prompt, training, *_ = prepared("--data mine.txt --chars --prompt ich")
     assert vocab.decode(training[1][1:-1]) == "\tdich\u2028auch " and prompt == "ich"
+    assert "\f" not in vocab.tokens  # which is in a blank line only
     assert prepared()[1] == "deep" and prepared("--prompt=")[1] == ""
     for seed in range(20):  # also where the longest line is held out
         assert prepared(f"--holdout 0.8 --seed {seed}")[-1].context_length == 6
@@ -548,8 +548,8 @@ BAD_OPTIONS = """--epochs 0: from 1 | --epochs many: invalid int value: 'many' |
 --device abacus: abacus | --plot no/a.png: folder | --plot a.jpg: .jpg | --epoch 3: --epoch
 --temperature -0.1: temperature | --temperature 1 --top-k 0: top-k | --holdout 1: takes 6
 --temperature 1 --top-p 0: top-p | --top-k 3: temperature | --top-p 0.9: temperature
---samples 2: temperature | --data no.txt: no.txt | --data .: '.' | --holdout 2: to 1 | --data empty.txt: no line
---data latin.txt: utf-8 | --data marked.txt: endoftext
+--samples 2: temperature | --data no.txt: no.txt | --data .: '.' | --data empty.txt: no line
+--data latin.txt: utf-8 | --data marked.txt: endoftext | --holdout 2: not from 0 to 1
 --lr 1e7: rate | --lr 1e7 --epochs 1: rate | --epochs 1 --plot folder.png: folder.png"""
 
 
@@ -576,9 +576,9 @@ def test_a_mistake_in_the_code_keeps_its_traceback(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [
-    "--dropout 0", "--dropout 1", "--lr 0", "--temperature 1e-40 --top-p 1e-6", "--holdout 0.8",
-    "--batch-size 2147483647", "--heads 1 --layers 1 --embed-dim 1",
-    "--embed-dim 272 --layers 1 --max-new-tokens 1", "--embed-dim 320 --layers 1",
+    "--dropout 0 --plot a.pdf", "--dropout 1", "--lr 0", "--temperature 1e-40 --top-p 1e-6",
+    "--holdout 0.8", "--batch-size 2147483647", "--heads 1 --layers 1 --embed-dim 1",
+    "--embed-dim 272 --layers 1", "--embed-dim 320 --layers 1",
     *(f"--device {name} --temperature 1 --top-p 0.9" for name in DEVICES if DEVICES[name])])
 def test_options_at_the_edge_of_what_is_accepted_work(options, monkeypatch, no_picture):
     monkeypatch.setattr(mini_gpt, "THREADS", 2)
@@ -630,7 +630,7 @@ def run_cell(old, new, **names):
     ("clamp(min=0), ids[:, 1:]", "clamp(min=0), ids[:, :-1]"),
     ("F.softmax(scores, dim=-1)", "F.softmax(scores, dim=-2)"),
 ], ids=["no mask", "not shifted", "wrong axis"])
-def test_a_loss_below_the_floor_is_called_a_bug(old, new, capsys):
+def test_what_is_below_the_floor_is_called_a_bug(old, new, capsys):
     edited = run_cell(old, new, __name__="edited")
     edited["plot_attention"] = lambda *args, **kwargs: plt.figure()
     edited["main"]("--epochs 100 --lr 0.01")
@@ -696,34 +696,32 @@ def notebook(trained):
 def test_the_readme_names_what_the_file_has(capsys, no_picture):
     model, _, _, _ = main("--epochs 1")
     for line in capsys.readouterr().out.splitlines()[:2]:
-        assert f"| `{line}` |" in readme()
-    for part, number in [(model, "26,769"), (model.blocks[0], "12,704"),
-                         (model.blocks[0].attention, "4,224"),
-                         (model.blocks[0].feed_forward, "8,352")]:
+        assert f"\n`{line}` | " in readme()
+    block = model.blocks[0]
+    for part, number in [(model, "26,769"), (block, "12,704"), (block.attention, "4,224"),
+                         (block.feed_forward, "8,352")]:
         assert f"{sum(parameter.numel() for parameter in part.parameters()):,}" == number
         assert number in readme()
     options = vars(read_options([]))
     for value, option in re.findall(r"\| ([\d.]+) `--([a-z-]+)`", readme()):
         assert options[option.replace("-", "_")] == float(value), option
     assert {name.replace("_", "-") for name in options} <= {*re.findall(r"--([a-z-]+)", readme())}
-    for word in re.findall(r"\| `(\w+)` \|$", readme(), flags=re.MULTILINE):
-        assert f"{word}" in " ".join(name for name in globals() if name.startswith("test_"))
+    words = re.findall(r" \| `([a-z]+)`$", readme(), flags=re.MULTILINE)
+    assert len(words) == 6 and all(word in " ".join(globals()) for word in words)
 
 
-def test_the_readmes_first_cell_completes_and_draws(notebook, capsys):
-    run_readme_cell(notebook, 'print(generate("deep"))')
+def test_the_readmes_first_cells_complete_draw_and_follow_a_prediction(notebook, capsys):
+    run_readme_cell(notebook, 'print(generate("deep"))')  # the first cell
     assert capsys.readouterr().out.strip() in SENTENCES
     assert plt.gcf().axes[0].get_title() == "layer 1, head 0"
-
-
-def test_the_prediction_that_the_readme_follows(notebook, capsys):
     run_readme_cell(notebook, 'model, vocab, tokens, attention_weights = main("--dropout 0")')
     weights = notebook["weights"]
     for row, values in [
             ("x", notebook["x"][0, 3, :4]), ("scores", notebook["scores"][3]),
+            ("collected", notebook["collected"][3, :4]),
             ("weights", torch.cat([weights[1, :2], weights[3]]))]:
-        assert readme_numbers(f"| `{row}`") == pytest.approx(values.tolist(), abs=0.011), row
-    assert readme_numbers("| `probabilities`")[:2] == pytest.approx(
+        assert readme_numbers(f"`{row}`") == pytest.approx(values.tolist(), abs=0.011), row
+    assert readme_numbers("`probabilities`")[:2] == pytest.approx(
         notebook["probabilities"].tolist(), abs=0.011)
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2].endswith("True") and printed[-1] in ("powerful", "fun")
@@ -733,7 +731,6 @@ def test_experiment_1_without_its_mask_a_model_dives_below_the_floor(notebook):
     run_readme_cell(notebook, "def train_with")
     curves = plt.figure(plt.get_fignums()[0]).axes[0].get_lines()
     honest, cheat, floor = (line.get_ydata() for line in curves)
-    assert floor[0] == pytest.approx(0.3584, abs=1e-4)
     assert floor[0] < sum(honest[-30:]) / 30 < floor[0] + 0.06
     assert sum(cheat[-30:]) / 30 < floor[0] / 4
     assert (notebook["honest"][1][0, :, causal_mask(5)] == 0).all()
@@ -764,20 +761,17 @@ def test_experiment_4_two_blocks_repeat_a_word_and_one_does_not(notebook, capsys
     printed = capsys.readouterr().out
     one, two = (int(n) for n in re.findall(r"(\d+) of 50", printed))
     assert one < 5 and two > 15
-    whole, *silenced = (float(n) for n in re.findall(r"\) loss (\S+)", printed))
+    whole, *silenced = map(float, re.findall(r"\) loss (\S+)", printed))
     assert max(silenced) > whole + 0.5
-
-
-PATH = "x = x + self.dropout(attended)"
 
 
 @pytest.mark.parametrize("old, new, options, before, after", [
     ("self.token_embedding(ids) + self.position_embedding(positions)", "self.token_embedding(ids)",
      "--data order.txt --layers 1", 0.125, 0.241),
-    (PATH, "x = x", "--data order.txt --layers 1", 0.125, 0.355),
-    (PATH, "x = x", "", 0.377, 0.377),
-    (PATH, "x = self.dropout(attended)", "--layers 12 --epochs 60", 0.58, 2.64),
-], ids=["positions", "attention", "attention not needed", "residual"])
+    ("x = x + self.dropout(attended)", "x = x", "--data order.txt --layers 1", 0.125, 0.355),
+    ("x = x + self.dropout(attended)", "x = self.dropout(attended)", "--layers 12 --epochs 60",
+     0.58, 2.64),
+], ids=["positions", "attention", "residual"])
 def test_experiment_5_an_edit_changes_the_loss(old, new, options, before, after, capsys):
     Path("order.txt").write_text("dog bites man : sad\nman bites dog : funny", encoding="utf-8")
     assert f"`{old}` → `{new}`" in readme()
@@ -790,19 +784,17 @@ def test_experiment_5_an_edit_changes_the_loss(old, new, options, before, after,
 
 
 def test_experiment_5_the_root_and_layernorm_keep_numbers_in_bounds():
-    queries, keys = torch.randn(2000, 1, 64), torch.randn(2000, 10, 64)
-    scores = (queries * keys).sum(dim=-1)
+    scores = (torch.randn(2000, 1, 64) * torch.randn(2000, 10, 64)).sum(dim=-1)  # query * keys
     largest = [s.softmax(dim=-1).amax(dim=-1).mean().item() for s in (scores, scores / 8)]
     assert largest == pytest.approx([0.86, 0.32], abs=0.02)  # as the file says
-    edited = run_cell("nn.LayerNorm(embed_dim)", "nn.Identity()", __name__="edited")
-    model = edited["MiniGPT"](17, 6)
+    model = run_cell("nn.LayerNorm(embed_dim)", "nn.Identity()", __name__="x")["MiniGPT"](17, 6)
     train(model, SEQUENCES, lr=0.05)
     assert evaluate(model, SEQUENCES) > math.log(17)
 
 
 def test_a_trained_model_can_be_saved_and_loaded_as_the_readme_says(trained):
     names = {"torch": torch, "model": trained, "vocab": VOCAB}
-    for line in re.search(r"`(torch.save.*?)`; `(.*?)` \|", readme()).groups():
+    for line in re.search(r"`(torch.save.*?)`; `(.*?)`\n", readme()).groups():
         exec(line, names)
     assert names["model"] is not trained and same_parameters(names["model"], trained)
     assert generate("deep", names["model"], names["vocab"]) == generate("deep", trained, VOCAB)
