@@ -169,7 +169,7 @@ class GPTBlock(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(4 * embed_dim, embed_dim),
         )
-        self.dropout = nn.Dropout(dropout)  # so the model can't rely on any one
+        self.dropout = nn.Dropout(dropout)  # so the model can't rely on any number
 
     def forward(self, x):
         """x (B, T, C) -> x (B, T, C), attention weights (B, H, T, T)."""
@@ -196,7 +196,7 @@ class MiniGPT(nn.Module):
         self.position_embedding = nn.Embedding(context_length, embed_dim)
         self.blocks = nn.ModuleList(
             GPTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm = nn.LayerNorm(embed_dim)  # x has grown with each addition
         self.lm_head = nn.Linear(embed_dim, vocab_size)
 
     def forward(self, ids):

@@ -287,7 +287,7 @@ def test_sampling_leaves_the_logits_as_they_were():
 
 
 def test_sampling_divides_the_logits_by_the_temperature():
-    assert kept(sampled()) == {0, 1, 2, 3}, "top_p=1.0, the default, must keep all tokens"
+    assert kept(sampled()) == {0, 1, 2, 3}, "top_p=1.0 must keep all: also the one which reaches 1"
     assert sampled() == pytest.approx(FOUR, abs=1e-5), (
         "each token must have its probability of the softmax, at its place in the vocabulary")
     for temperature in (0.5, 3.0):
@@ -413,7 +413,7 @@ def cells(ax):
 def test_the_picture_has_a_panel_per_head_with_a_cell_per_pair_of_words():
     weights = torch.rand(2, 2, 3, 4, 4, requires_grad=True) * PAST[:4, :4]  # (L, B, H, T, T)
     plot_attention(list(weights), layer=1, tokens=["a", "$^$", " ", "naïve"])
-    *panels, colors = plt.gcf().axes
+    *panels, scale = plt.gcf().axes
     assert [ax.get_title() for ax in panels] == [f"layer 1, head {h}" for h in range(3)]
     for head, ax in enumerate(panels):
         assert cells(ax).mask.tolist() == (~PAST[:4, :4]).tolist()
@@ -423,7 +423,7 @@ def test_the_picture_has_a_panel_per_head_with_a_cell_per_pair_of_words():
         assert labels(ax.xaxis) == labels(panels[0].yaxis) == ["a", "$^$", "␣", "naïve"]
         assert list(ax.get_xticks()) == list(ax.get_yticks()) == [0.5, 1.5, 2.5, 3.5]
         assert ax.yaxis_inverted() and not ax.xaxis_inverted()
-    assert colors.get_ylabel() == "attention weight"
+    assert [scale.get_ylabel(), plt.gcf().get_supylabel()] == ["attention weight", "this token ..."]
     assert plt.gcf().get_supxlabel() == "... attends to this token"
     plt.savefig("words.png")  # $ starts no formula
 
