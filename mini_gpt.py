@@ -238,7 +238,7 @@ def next_token_loss(model, inputs, targets):
     # cross_entropy takes logits (B * T, V) and targets (B * T,): the softmax is inside.
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten().to(device))
     if not loss.isfinite():
-        raise InputError(f"the loss is {loss:f}: try a smaller learning rate (--lr)")
+        raise InputError(f"the loss is {loss:f}: lower the learning rate (--lr), or check the mask")
     return loss
 
 
@@ -352,7 +352,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     blank = causal_mask(T) & (weights == 0)  # the future, unless the model saw it
     every = math.ceil(T / 40)  # more than 40 labels could not be read
     places = [t + 0.5 for t in range(0, T, every)]
-    labels = [str(token).replace(" ", "␣") for token in tokens or range(T)][::every]
+    labels = [str(t).replace(" ", "␣").replace("\t", "⇥") for t in tokens or range(T)][::every]
     side = min(max(2.4, 0.5 * T), 6.0)  # of a panel, in inches
     fig, axes = plt.subplots(1, H, figsize=(H * side + 1.5, side + 1), sharey=True, squeeze=False)
     for head, ax in enumerate(axes[0]):
@@ -376,7 +376,7 @@ def between(kind, least, most=2**31 - 1):
     """Return a type for argparse: a number of this kind, from least to most."""
     def number(text):
         if not least <= kind(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not from {least} to {most}")
         return kind(text)
     number.__name__ = kind.__name__  # for argparse's own "invalid int value"
     return number
@@ -420,7 +420,7 @@ def prepare(options):
     if not torch.get_device_module(options.device).is_available():
         raise InputError(f"--device {options.device} is not available here")
     if options.plot.suffix not in (".png", ".pdf", ".svg") or not options.plot.parent.is_dir():
-        raise InputError(f"--plot {options.plot}: no .png, .pdf or .svg in a folder")
+        raise InputError(f"--plot {options.plot} is no .png, .pdf or .svg in a folder that exists")
     lines = options.data.read_text("utf-8-sig").split("\n") if options.data else SENTENCES
     prompt = "deep" if options.prompt is None and not options.data else options.prompt or ""
     vocab = Vocab(filter(str.strip, lines), options.chars)  # without the blank lines
@@ -429,7 +429,7 @@ def prepare(options):
     distinct = sorted(set(encoded))  # copies of a held-out line are held out, too
     n = math.ceil(options.holdout * len(distinct))
     if n == len(distinct):
-        raise InputError(f"no line to train on: {n} distinct ones, --holdout takes {n}")
+        raise InputError(f"the data is empty, or --holdout takes all of its {n} distinct lines")
     test = set(random.Random(options.seed).sample(distinct, n))
     context = min(128, 1 + max(map(len, encoded)))  # the longest line, within bounds
     training = make_sequences([ids for ids in encoded if ids not in test], context)

@@ -412,7 +412,7 @@ def cells(ax):
 
 def test_the_picture_has_a_panel_per_head_with_a_cell_per_pair_of_words():
     weights = torch.rand(2, 2, 3, 4, 4, requires_grad=True) * PAST[:4, :4]  # (L, B, H, T, T)
-    plot_attention(list(weights), layer=1, tokens=["a", "$^$", " ", "naïve"])
+    plot_attention(list(weights), layer=1, tokens=["a", "$^$", " ", "\t"])
     *panels, scale = plt.gcf().axes
     assert [ax.get_title() for ax in panels] == [f"layer 1, head {h}" for h in range(3)]
     for head, ax in enumerate(panels):
@@ -420,7 +420,7 @@ def test_the_picture_has_a_panel_per_head_with_a_cell_per_pair_of_words():
         shown = torch.tensor(cells(ax).filled(0.0)).float()
         assert torch.allclose(shown, weights[1, 0, head]) and ax.collections[0].get_clim() == (0, 1)
         assert [text.get_text() for text in ax.texts] == [f"{w:.2f}" for w in shown[PAST[:4, :4]]]
-        assert labels(ax.xaxis) == labels(panels[0].yaxis) == ["a", "$^$", "␣", "naïve"]
+        assert labels(ax.xaxis) == labels(panels[0].yaxis) == ["a", "$^$", "␣", "⇥"]
         assert list(ax.get_xticks()) == list(ax.get_yticks()) == [0.5, 1.5, 2.5, 3.5]
         assert ax.yaxis_inverted() and not ax.xaxis_inverted()
     assert [scale.get_ylabel(), plt.gcf().get_supylabel()] == ["attention weight", "this token ..."]
@@ -546,9 +546,9 @@ BAD_OPTIONS = """--epochs 0: from 1 | --epochs many: invalid int value: 'many' |
 --seed 2147483648: 2147483647 | --dropout 1.1: not from 0 to 1 | --lr nan: lr | --lr inf: lr
 --heads 5: 5 heads | --seed -1: seed | --prompt zebra: 'zebra' | --chars --prompt q: 'q'
 --device abacus: abacus | --plot no/a.png: folder | --plot a.jpg: .jpg | --epoch 3: --epoch
---temperature -0.1: temperature | --temperature 1 --top-k 0: top-k | --holdout 1: takes 6
+--temperature -0.1: temperature | --temperature 1 --top-k 0: top-k | --holdout 1: all of its 6
 --temperature 1 --top-p 0: top-p | --top-k 3: temperature | --top-p 0.9: temperature
---samples 2: temperature | --data no.txt: no.txt | --data .: '.' | --data empty.txt: no line
+--samples 2: temperature | --data no.txt: no.txt | --data .: '.' | --data empty.txt: is empty
 --data latin.txt: utf-8 | --data marked.txt: endoftext | --holdout 2: not from 0 to 1
 --lr 1e7: rate | --lr 1e7 --epochs 1: rate | --epochs 1 --plot folder.png: folder.png"""
 
@@ -745,7 +745,7 @@ def test_experiment_2_a_high_temperature_makes_new_sentences(notebook, capsys):
     assert new[0] == new[1] == 0 and new[2] < 20 and new[3] > 30
 
 
-def test_experiment_3_attention_reaches_back_where_an_lstm_does_not(notebook, capsys):
+def test_experiment_3_a_gpt_reaches_back_where_an_lstm_does_not(notebook, capsys):
     run_readme_cell(notebook, "class MiniLSTM")
     gpt, lstm = (line.get_ydata() for line in plt.gca().get_lines())
     assert min(gpt) > 1e-3 and lstm[0] < 1e-8 and lstm[-1] > 1e-3
@@ -771,8 +771,8 @@ def test_experiment_4_two_blocks_repeat_a_word_and_one_does_not(notebook, capsys
     ("x = x + self.dropout(attended)", "x = x", "--data order.txt --layers 1", 0.125, 0.355),
     ("x = x + self.dropout(attended)", "x = self.dropout(attended)", "--layers 12 --epochs 60",
      0.58, 2.64),
-], ids=["positions", "attention", "residual"])
-def test_experiment_5_an_edit_changes_the_loss(old, new, options, before, after, capsys):
+], ids=["positions", "past", "residual"])
+def test_experiment_5_an_edit_changes_what_is_learned(old, new, options, before, after, capsys):
     Path("order.txt").write_text("dog bites man : sad\nman bites dog : funny", encoding="utf-8")
     assert f"`{old}` → `{new}`" in readme()
     for edit, expected in [(old, before), (new, after)]:
