@@ -299,7 +299,7 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
     """Logits (V,) -> probabilities (V,), the sharper the lower the temperature.
 
     top_k keeps that many tokens, top_p the fewest of them that together reach this
-    probability (nucleus sampling, Holtzman et al. 2019). Raises ValueError if none do."""
+    probability (nucleus sampling, Holtzman et al. 2019). Raises ValueError if out of range."""
     if not (temperature > 0 and (top_k is None or top_k > 0) and 0 < top_p <= 1):
         raise InputError("sampling needs temperature > 0, top_k > 0 and 0 < top_p <= 1")
     ordered, ids = logits.cpu().double().sort(descending=True)  # the likeliest first
@@ -325,8 +325,8 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=20, temperature=0.0,
         raise InputError('pass a trained model: generate("deep", model, vocab)')
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
     model.eval()
-    # Only the past exists here, so tokens come one by one, each from all of it anew. (A KV
-    # cache would keep its keys and values, and so make two ways through the model.)
+    # Only the past exists here, so tokens come one by one, each from all of it anew. A KV
+    # cache would keep its keys and values, at the price of a second way through the model.
     for _ in range(max_new_tokens):
         context = torch.tensor([ids[-model.context_length:]])  # (1, T), cropped
         logits, _ = model(context.to(next(model.parameters()).device))  # (1, T, V)
@@ -400,7 +400,7 @@ def read_options(argv):
     add("--epochs", type=count, default=EPOCHS, help="how often each line is seen")
     add("--batch-size", type=count, default=BATCH_SIZE, help="sequences in a step")
     add("--lr", type=size, default=LEARNING_RATE, help="learning rate of Adam")
-    add("--seed", type=between(int, 0), default=SEED, help="same seed, same output here")
+    add("--seed", type=between(int, 0), default=SEED, help="same seed, same output on one machine")
     add("--device", default="cpu", choices=["cpu", "cuda", "mps"], help="where to compute")
     add = parser.add_argument_group("generation").add_argument
     add("--prompt", help='text to complete; None: "deep", or with --data ""')
