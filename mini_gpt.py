@@ -407,7 +407,7 @@ def read_options(argv):
     add("--max-new-tokens", type=count, default=20, help="longest continuation")
     add("--temperature", type=size, default=0.0, help="0: greedy; above 0: sample")
     add("--top-k", type=count, help="sample from the k likeliest tokens")
-    add("--top-p", type=between(float, 1e-6, 1), default=1.0, help="... the fewest that reach p")
+    add("--top-p", type=between(float, 1e-6, 1), default=1.0, help="from the fewest that sum to p")
     add("--samples", type=count, default=1, help="texts to generate")
     add("--plot", type=Path, metavar="FILE", default="attention.png", help="picture")
     return parser.parse_args(argv)
