@@ -1,29 +1,42 @@
-"""Mini GPT: a decoder-only Transformer in one file, to be read from top to bottom.
+"""Mini GPT: a GPT in one file, to be read from top to bottom.
 
-    python mini_gpt.py         learns six sentences, completes "deep", draws attention
-    python mini_gpt.py --help  lists the rest: your own text, sampling, held-out lines
+    python mini_gpt.py         learns six sentences in a second or so,
+                               completes "deep" into one of them, and
+                               draws which words attend to which words
+    python mini_gpt.py --help  your own text, sampling, held-out lines
 
-A GPT predicts, after each token of a text (here: a word), the next one. The file
-follows a batch of text on its way. This is what it becomes, and in which shape:
+A Transformer is a neural network in which the tokens of a text (here
+words) look at each other. Decoder-only means that each token looks at
+itself and at the tokens before it, never ahead. Such a network can write:
+it says which token may come next, one is appended, and it is asked again.
+A GPT is a decoder-only Transformer that has learned this from texts.
+
+In a hurry, read three definitions: MaskedSelfAttention, GPTBlock and
+MiniGPT. They are the model. Everything else feeds it, teaches it, or lets
+it speak.
+
+The file follows a text on its way through the model. This is what becomes
+of the text, and in which shape:
 
     ids      (B, T)     each token's number in the vocabulary
-    vectors  (B, T, C)  one for each token, plus one for its position
-    blocks   (B, T, C)  the same vectors, after each token has looked at the past
-    logits   (B, T, V)  for each token, a score for every token that could come next
+    vectors  (B, T, C)  C numbers that stand for a token and its position
+    blocks   (B, T, C)  the same, after the tokens have looked at each other
+    logits   (B, T, V)  for each token, how likely each token is to be next
     loss     ()         how surprising the true next tokens were, on average
 
-    B  batch: sequences side by side      C  channels: numbers per token (embed_dim)
-    T  time: tokens in a sequence         H  attention heads         V  vocabulary size
-
-What differs from GPT-2: PyTorch's default initialization, an output layer of its own
-with a bias (GPT-2 reuses the token embedding), the exact GELU, dropout in the feed-forward
-network but not on embeddings, plain Adam at a constant rate, and words or characters.
+    B  batch: sequences side by side
+    T  time: tokens in a sequence
+    C  channels: numbers that stand for a token (embed_dim)
+    H  heads: attention heads
+    V  vocabulary: tokens that there are
 """
 
 import argparse
 import math
 import random
+import shlex
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -36,63 +49,85 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 # ------------------------------------------------ data and hyperparameters
-SENTENCES = """deep learning is powerful
-deep learning is fun
-transformers are powerful
-attention is all you need
-deep models learn representations
-transformers use self attention""".split("\n")
-EMBED_DIM = 32
-NUM_HEADS = 4
-NUM_LAYERS = 2
-DROPOUT = 0.1  # share of the numbers that training sets to zero at random
-LEARNING_RATE = 0.001
-EPOCHS = 300  # how often each sentence is seen
-BATCH_SIZE = 32  # sequences in a training step
-SEED = 184  # "powerful" and "fun" tie after "deep learning is"; here "powerful" wins
-THREADS = torch.get_num_threads()  # for a million parameters or more; else 1 is faster
+SENTENCES = [
+    "deep learning is powerful",
+    "deep learning is fun",
+    "transformers are powerful",
+    "attention is all you need",
+    "deep models learn representations",
+    "transformers use self attention",
+]
+
+EMBED_DIM = 32  # how many channels does a token have?
+NUM_HEADS = 4  # how many things can a token look for at once?
+NUM_LAYERS = 2  # how many blocks stand on top of each other?
+DROPOUT = 0.1  # which share of the numbers does training set to 0?
+LEARNING_RATE = 0.001  # how far does a training step go?
+EPOCHS = 300  # how often is each sentence seen?
+BATCH_SIZE = 32  # how many sequences share a training step?
+SEED = 184  # where do the random numbers begin?
 
 
 class InputError(ValueError):
-    """What the user typed or named can't be used: main says so in one line."""
+    """The user typed or passed what can't be used: main tells it in a line."""
 
 
 # ------------------------------------------------ text becomes tokens
-DELIMITER, DELIMITER_ID = "<|endoftext|>", 0  # before each line and after it
+DELIMITER = "<|endoftext|>"  # stands before each line and after it
+DELIMITER_ID = 0
 
 
 class Vocab:
-    """The words of some lines of text, numbered from 1; with chars, the characters."""
+    """The different words of some lines of text, numbered from 1.
+
+    Number 0 is the delimiter. With chars=True, the tokens are characters
+    instead of words. Raises ValueError if the lines contain the delimiter.
+    """
 
     def __init__(self, lines, chars=False):
         self.chars = chars
+
+        # Collect each token once
         found = {token for line in lines for token in self.split(line)}
         if DELIMITER in found:
-            raise InputError(f"the data has the word {DELIMITER}, which marks ends of lines")
+            raise InputError(f"the data has the word {DELIMITER}, which ends lines")
+
+        # From token to id, and back
         self.ids = {token: i for i, token in enumerate(sorted(found), start=1)}
-        self.tokens = [DELIMITER, *self.ids]  # the way back: from an id to its token
+        self.tokens = [DELIMITER, *self.ids]
 
     def split(self, text):
         """Text -> list of tokens."""
         return list(text) if self.chars else text.split()
 
     def encode(self, text):
-        """Text -> list of ids, no delimiters. Raises ValueError if one is unknown."""
-        for token in self.split(text):
+        """Text -> list of ids, without delimiters.
+
+        Raises ValueError for a token that is not in the vocabulary.
+        """
+        tokens = self.split(text)
+        for token in tokens:
             if token not in self.ids:
-                raise InputError(f"{token!r} does not occur in the data (case matters)")
-        return [self.ids[token] for token in self.split(text)]
+                raise InputError(f"{token!r} does not occur in the data"
+                                 " (case and punctuation matter)")
+        return [self.ids[token] for token in tokens]
 
     def decode(self, ids):
-        """List of ids -> text; a delimiter shows as itself."""
-        return ("" if self.chars else " ").join(self.tokens[i] for i in ids)
+        """List of ids -> text."""
+        separator = "" if self.chars else " "
+        return separator.join(self.tokens[i] for i in ids)
 
 
 def make_sequences(encoded_lines, context_length):
-    """Lines of ids -> sequences: up to context_length inputs, and one id more, a target.
+    """Lines of ids -> sequences of at most context_length + 1 ids.
 
-    A delimiter opens and closes each line. Long lines are cut so that each token is
-    predicted once: with a context of 3, `0 a b c d 0` becomes `0 a b c` and `c d 0`."""
+    Each line gets a delimiter before it, so that its first token can be
+    predicted, and one after it, so that the model learns where to stop.
+
+    A line that is too long for the context is cut into pieces. They share
+    one id, so that each token is predicted once. With a context of 3:
+    0 a b c d 0  ->  0 a b c  and  c d 0
+    """
     sequences = []
     for ids in encoded_lines:
         ids = [DELIMITER_ID, *ids, DELIMITER_ID]
@@ -102,61 +137,135 @@ def make_sequences(encoded_lines, context_length):
 
 
 def count_predictions(sequences):
-    """How many tokens there are to predict: all but the first of each sequence."""
+    """How many tokens are predicted: all but the first of each sequence."""
     return sum(len(ids) - 1 for ids in sequences)
 
 
-# ------------------------------------------------ tokens attend to each other
+# ------------------------------------------------ tokens look at each other
 def causal_mask(seq_len, device=None):
-    """Bool (T, T), True where attention is forbidden: in row t, all columns after t."""
-    return torch.triu(torch.ones(seq_len, seq_len, device=device), diagonal=1).bool()
+    """The attention that is forbidden: bool (T, T), True where forbidden.
+
+    Row: the token that looks. Column: the token that is looked at.
+
+                    deep  learning  is  powerful
+        deep         .       X      X      X       predicts "learning"
+        learning     .       .      X      X       predicts "is"
+        is           .       .      .      X       predicts "powerful"
+        powerful     .       .      .      .       predicts the end
+
+    In training the whole sentence is there, so the answer to each row
+    stands in the next column. With the future hidden, each row is an honest
+    example to learn from. The six sentences make 30 of them.
+
+    Attention sets the forbidden scores to -inf. The softmax makes a weight
+    of 0 of each, and the weights of a row still sum to 1. Setting weights
+    to 0 after the softmax would be too late. The softmax divides a row by
+    its sum, and the future has been part of that sum. A row that no longer
+    sums to 1 gives the future away, unless it is divided again.
+    """
+    ones = torch.ones(seq_len, seq_len, device=device)
+    return torch.triu(ones, diagonal=1).bool()
 
 
 class MaskedSelfAttention(nn.Module):
-    """Multi-head causal self-attention (Vaswani et al. 2017, "Attention Is All You Need").
+    """Multi-head causal self-attention: tokens collect what they look for.
 
-    F.scaled_dot_product_attention would be faster, but doesn't return the weights.
-    Raises ValueError if embed_dim is not a multiple of num_heads."""
+    Think of a library. A token comes with a question, its query. Each token
+    before it, and the token itself, is a shelf. The shelf has a label, its
+    key, and something to give, its value. The better the label fits the
+    question, the larger the share that is taken from the shelf. The token
+    goes home with a weighted mean of the values:
+
+        attention(q, k, v) = softmax(q @ k^T / sqrt(d)) @ v
+
+    Self: queries, keys and values are all made from the same text.
+    Causal: a token looks at itself and at the tokens before it.
+    Multi-head: a token asks H questions at once. Each head has its own
+    d = C / H channels of q, k and v, so H heads cost no more than one.
+
+    The shares, called attention weights, are computed for each text.
+    Learned are the layers that make q, k and v and mix the heads' results.
+
+    Vaswani et al. 2017, "Attention Is All You Need".
+    Raises ValueError if embed_dim is not a multiple of num_heads.
+    """
 
     def __init__(self, embed_dim, num_heads, dropout):
         super().__init__()
         if embed_dim % num_heads != 0:
-            raise InputError(f"{embed_dim} channels can't be shared by {num_heads} heads")
+            raise InputError(
+                f"{embed_dim} channels can't be shared equally by {num_heads} heads")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)  # query, key and value in one
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)  # all three in one layer
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x):
-        """x (B, T, C) -> out (B, T, C), weights (B, H, T, T) whose rows sum to 1."""
+        """x (B, T, C) -> out (B, T, C), attention weights (B, H, T, T).
+
+        Why the root? A score is a sum of d products. Plus and minus partly
+        cancel, so the sum is about as large as the root of d, just as 100
+        coin flips end about 10 from the middle. The division undoes this.
+
+        Without it, a wide head would look at little but one token. Take a
+        query and ten keys of 64 random numbers (mean 0, deviation 1). The
+        largest of the ten weights is 0.86 on average, with the root 0.32.
+        The gradient of the softmax, by which q and k learn, is four times
+        as large with the root. In heads of 8 channels, it hardly matters.
+        """
         B, T, C = x.shape
-        H, head_size = self.num_heads, C // self.num_heads
-        # Each token makes three vectors. Query: what it looks for. Key: what it can be
-        # found by. Value: what it hands over to the tokens that look at it.
+        H = self.num_heads
+        head_size = C // H
+
+        # Make queries, keys and values
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, T, C)
-        # Each head gets a share of q, k and v, each made from all of x. So a token can look
-        # at several things at once, for no more parameters. @ uses the last two axes.
+
+        # Split the channels into heads
         q = q.view(B, T, H, head_size).transpose(1, 2)  # (B, H, T, head_size)
-        k = k.view(B, T, H, head_size).transpose(1, 2)
-        v = v.view(B, T, H, head_size).transpose(1, 2)
+        k = k.view(B, T, H, head_size).transpose(1, 2)  # (B, H, T, head_size)
+        v = v.view(B, T, H, head_size).transpose(1, 2)  # (B, H, T, head_size)
 
-        # A score, query times key, says how well they fit. As a sum of head_size products,
-        # it has a size of about the root of head_size. That is divided out, since large
-        # scores make the softmax put nearly all weight on one token, where its gradient is
-        # near 0: of 10 random keys of 64 channels, one gets 0.86, with the division 0.32.
+        # Score how well each key fits each query
         scores = q @ k.transpose(-2, -1) / math.sqrt(head_size)  # (B, H, T, T)
-        # The softmax makes a weight of 0 of each -inf. To set weights to 0 after it is too
-        # late: the future was in the sum that divided the row, which won't sum to 1.
-        scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))
-        weights = F.softmax(scores, dim=-1)
 
-        out = self.dropout(weights) @ v  # (B, H, T, head_size): weighted means
-        out = out.transpose(1, 2).reshape(B, T, C)  # what the heads found, side by side
-        return self.projection(out), weights  # mixed: each head may write to all channels
+        # Hide the future
+        scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))
+
+        # Turn each row of scores into weights that sum to 1
+        weights = F.softmax(scores, dim=-1)  # (B, H, T, T)
+
+        # Collect the values: a weighted mean for each token
+        out = self.dropout(weights) @ v  # (B, H, T, head_size)
+
+        # Put the heads side by side again
+        out = out.transpose(1, 2).reshape(B, T, C)  # (B, T, C)
+
+        # Mix the heads: each channel becomes a learned sum over all of them
+        return self.projection(out), weights
 
 
 class GPTBlock(nn.Module):
-    """Tokens inform each other (attention), then each thinks alone (feed-forward)."""
+    """First the tokens look at each other, then each one thinks by itself.
+
+    Residual connections: a block adds to x instead of replacing it. On the
+    way back, an addition hands the gradient on unchanged, and so it reaches
+    the first block. On the way forward, x keeps the tokens apart, which
+    attention alone would average. Without the additions, a stack of 12
+    blocks learns little but how often each word comes.
+
+    LayerNorm: brings the vector of each token to mean 0 and deviation 1,
+    then scales and shifts its channels by learned numbers. It stands before
+    each part, so that only what the part reads is normalized, and x itself
+    goes on as it is. (In 2017 it stood after the addition.)
+
+    Feed-forward network: the same small network for each token. Attention
+    takes weighted means, and a mean only mixes what is there. Something
+    new, such as "this and also that", needs a bend: GELU, a smooth ReLU.
+    Without the bend, the two linear layers could do no more than one.
+
+    Dropout: in training, random numbers are set to 0, so that the model
+    can't rely on any single one. Learning by heart becomes harder.
+    """
 
     def __init__(self, embed_dim, num_heads, dropout):
         super().__init__()
@@ -164,177 +273,329 @@ class GPTBlock(nn.Module):
         self.attention = MaskedSelfAttention(embed_dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.feed_forward = nn.Sequential(
-            nn.Linear(embed_dim, 4 * embed_dim),  # room for many patterns; 4 as in 2017
-            nn.GELU(),  # a smooth ReLU: without it, two layers can do no more than one
+            nn.Linear(embed_dim, 4 * embed_dim),  # room for many patterns
+            nn.GELU(),
             nn.Dropout(dropout),
             nn.Linear(4 * embed_dim, embed_dim),
         )
-        self.dropout = nn.Dropout(dropout)  # so the model can't rely on any number
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
         """x (B, T, C) -> x (B, T, C), attention weights (B, H, T, T)."""
-        # Residual connections: both parts add to x. If attention replaced it, each block
-        # would average the tokens; in a stack of 12, they are the same from block 7 on.
-        # LayerNorm brings each vector to mean 0 and standard deviation 1, then scales and
-        # shifts it by learned numbers. It comes before each part (in 2017, after the sum):
-        # so x, and its gradient on the way back, pass the blocks through additions only.
+        # Look: add what attention collects
         attended, weights = self.attention(self.norm1(x))
         x = x + self.dropout(attended)
+
+        # Think: add what the feed-forward network makes of it
         x = x + self.dropout(self.feed_forward(self.norm2(x)))
         return x, weights
 
 
 # ------------------------------------------------ tokens become predictions
 class MiniGPT(nn.Module):
-    """Token and position embeddings, a stack of blocks, a score for each next token."""
+    """Embeddings, a stack of blocks, and logits for the next token.
+
+    An embedding is a table: each id picks its row of C numbers. (The same
+    as a one-hot vector times the table.) The rows start at random, and are
+    learned like all other parameters.
+
+    Positions have a table of their own. A weighted mean is the same in any
+    order, so a layer of attention could not tell "dog bites man" from "man
+    bites dog" without it.
+    """
 
     def __init__(self, vocab_size, context_length, embed_dim=EMBED_DIM,
                  num_heads=NUM_HEADS, num_layers=NUM_LAYERS, dropout=DROPOUT):
         super().__init__()
-        self.context_length = context_length
+        self.context_length = context_length  # the most tokens it can look at
         self.token_embedding = nn.Embedding(vocab_size, embed_dim)
         self.position_embedding = nn.Embedding(context_length, embed_dim)
         self.blocks = nn.ModuleList(
             GPTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(embed_dim)  # x has grown with each addition
+        self.norm = nn.LayerNorm(embed_dim)
         self.lm_head = nn.Linear(embed_dim, vocab_size)
 
     def forward(self, ids):
-        """ids (B, T) -> logits (B, T, V), attention weights: a (B, H, T, T) per layer.
+        """ids (B, T) -> logits (B, T, V), a list of attention weights.
 
-        The logits at t are for the token at t + 1. Raises ValueError if T is too large."""
-        T = ids.shape[1]
+        The logits at position t are for the token at position t + 1; a
+        softmax turns them into probabilities. The list has a (B, H, T, T)
+        for each layer. Raises ValueError if T exceeds context_length.
+        """
+        B, T = ids.shape
         if T > self.context_length:
             raise ValueError(f"{T} tokens exceed the context of {self.context_length}")
-        # A weighted mean is the same in any order, so a layer of attention can't tell the
-        # order of the past. Each position adds a vector of its own, learned as well.
+
+        # What the token is, plus where it stands
         positions = torch.arange(T, device=ids.device)  # (T,)
         x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
+
+        # Let the tokens look and think, block after block
         attention_weights = []
         for block in self.blocks:
-            x, weights = block(x)
+            x, weights = block(x)  # (B, T, C), (B, H, T, T)
             attention_weights.append(weights)
-        return self.lm_head(self.norm(x)), attention_weights
+
+        # Tame x, which has grown with each addition, and predict
+        logits = self.lm_head(self.norm(x))  # (B, T, V)
+        return logits, attention_weights
 
 
 # ------------------------------------------------ predictions become a loss
 def collate(sequences):
-    """Sequences of ids -> inputs (B, T) and targets (B, T), the id after each input."""
-    # Short sequences are filled up on the right: with targets of -100, which cross_entropy
-    # leaves out, and inputs of 0 (any id would do, as no token looks to its right).
+    """Sequences of ids -> inputs (B, T) and targets (B, T).
+
+    The targets are the sequence shifted by one, the next token of each
+    input. For "deep learning is powerful" between two delimiters:
+
+        sequence  0 4 8 6 11 0
+        inputs    0 4 8 6 11
+        targets   4 8 6 11 0
+
+    The rows of a tensor are equally long, so short rows are filled up on
+    the right. Targets are filled with -100, which cross_entropy leaves out.
+    Inputs are filled with 0. Any id would do: no token looks ahead at it,
+    and what the model predicts after it is not counted.
+    """
     rows = [torch.tensor(ids) for ids in sequences]
     ids = pad_sequence(rows, batch_first=True, padding_value=-100)  # (B, T + 1)
-    return ids[:, :-1].clamp(min=0), ids[:, 1:]
+    inputs = ids[:, :-1].clamp(min=0)  # -100 becomes 0
+    targets = ids[:, 1:]
+    return inputs, targets
 
 
 def next_token_loss(model, inputs, targets):
-    """Mean cross-entropy in nats per token: a target of probability p costs -ln(p) nats.
+    """Mean cross-entropy of the true next tokens, in nats per token.
 
-    Raises ValueError if it is not finite."""
+    A next token of probability p costs -ln(p) nats: nothing if the model
+    was sure of it, 0.69 for 1/2, 2.3 for 1/10.
+
+    All positions learn at once. Each is given the true past, whatever the
+    model would have said itself (teacher forcing).
+    """
     device = next(model.parameters()).device
-    # All T positions learn at once: each is given the true past, whatever the model
-    # would have said itself (teacher forcing), and the mask hides the answer from it.
     logits, _ = model(inputs.to(device))  # (B, T, V)
-    # cross_entropy takes logits (B * T, V) and targets (B * T,): the softmax is inside.
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten().to(device))
-    if not loss.isfinite():
-        raise InputError(f"the loss is {loss:f}: lower the learning rate (--lr), or check the mask")
-    return loss
+
+    # cross_entropy takes a list of predictions, and has the softmax inside
+    logits = logits.flatten(0, 1)  # (B * T, V)
+    targets = targets.flatten().to(device)  # (B * T,)
+    return F.cross_entropy(logits, targets)
 
 
 @torch.no_grad()
 def evaluate(model, sequences, batch_size=BATCH_SIZE):
-    """Mean loss without dropout, in nats per token; the model is left in eval mode."""
-    model.eval()
+    """Mean loss over all predicted tokens, in nats per token.
+
+    Dropout is off, or else each evaluation would give another result. The
+    model is left in eval mode.
+    """
+    model.eval()  # dropout off
     nats = 0.0
-    for inputs, targets in DataLoader(sequences, batch_size, collate_fn=collate):
-        n = (targets >= 0).sum().item()  # without the padding
-        nats += n * next_token_loss(model, inputs, targets).item()
+    for start in range(0, len(sequences), batch_size):
+        inputs, targets = collate(sequences[start:start + batch_size])
+
+        # Batches differ in size, so add up nats and not means
+        predictions = (targets != -100).sum().item()
+        nats += predictions * next_token_loss(model, inputs, targets).item()
     return nats / count_predictions(sequences)
 
 
 def entropy_floor(sequences):
-    """The lowest loss of a model that can't see the future, in nats per token.
+    """The lowest loss without seeing the future, in nats per token.
 
-    The six sentences are equally likely, so who knows them by heart gives each 1/6 and
-    pays ln 6 nats. They have 30 tokens to predict: 6 ln 6 / 30 = 0.3584. (This needs the
-    closing delimiter: no sequence may be the beginning of another.)"""
-    copies = Counter(map(tuple, sequences))
-    starts = Counter(ids[0] for ids in sequences)  # the first token needs no prediction
-    nats = sum(n * -math.log(n / starts[ids[0]]) for ids, n in copies.items())
+    Even a perfect model can't know which of the six sentences comes. So it
+    gives a sentence the probability 1/6. This is the product of the
+    probabilities of its tokens, so the costs of its tokens add up to
+    -ln(1/6) = ln 6. With 30 tokens in all, the floor is 6 ln 6 / 30 = 0.3584.
+
+    The first id of a sequence is given, not predicted. Sequences compete
+    with those that begin alike. (In pieces of long lines, beginnings differ.)
+    """
+    copies = Counter(tuple(ids) for ids in sequences)
+    competitors = Counter(ids[0] for ids in sequences)
+
+    nats = 0.0
+    for ids, count in copies.items():
+        nats += count * -math.log(count / competitors[ids[0]])
     return nats / count_predictions(sequences)
 
 
 # ------------------------------------------------ the loss becomes learning
-def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE):
-    """Fit the model to the sequences; return the loss of each step, in nats per token.
+def progress(losses, steps, seconds):
+    """How the training goes, as one line: step, loss, seconds.
 
-    Ctrl-C ends it early and keeps what was learned. The model is left in eval mode."""
-    loader = DataLoader(sequences, batch_size, shuffle=True, collate_fn=collate)
-    steps = epochs * len(loader)
-    every = math.ceil(steps / 10)  # ten lines tell how it goes
+    The loss is the mean of the latest steps, a tenth of all. Where much
+    time is left, the line says how much.
+    """
+    step = len(losses)
+    latest = losses[-max(1, steps // 10):]
+    mean = sum(latest) / len(latest)
+    line = f"step {step:8}/{steps}  loss {mean:.4f}  {seconds:5.1f} s"
+
+    seconds_left = seconds / step * (steps - step)
+    if seconds_left > 60:
+        line += f", {seconds_left:.0f} s left"
+    return line
+
+
+def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE,
+          lr=LEARNING_RATE, watch=lambda: ""):
+    """Fit the model to the sequences; return the loss of each step.
+
+    Losses are in nats per token. A line is printed at the first step and at
+    each tenth of the steps. It ends with the text that watch() returns.
+
+    Adam gives each parameter a step size of its own, from the mean and the
+    usual size of its latest gradients. Plain gradient descent has one step
+    size for all of them.
+
+    Ctrl-C ends the training early and keeps what was learned. The model is
+    left in eval mode.
+    """
+    batches = DataLoader(sequences, batch_size, shuffle=True, collate_fn=collate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    steps = epochs * len(batches)
+    report_at = {1, *(steps * tenth // 10 for tenth in range(1, 11))}
     losses = []
+
+    # A small model is faster on one thread (several wait for each other)
+    threads = torch.get_num_threads()
+    if sum(p.numel() for p in model.parameters()) < 1_000_000:
+        torch.set_num_threads(1)
+
+    started = time.perf_counter()
     model.train()  # dropout on
     try:
-        # fused: one operation updates all parameters, and saves about a fifth of the time.
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-        for _ in range(epochs):
-            for inputs, targets in loader:
+        for epoch in range(epochs):
+            for inputs, targets in batches:
+                # Predict, and measure how wrong the predictions are
                 loss = next_token_loss(model, inputs, targets)
-                optimizer.zero_grad()  # or the last step's gradients would be added
-                loss.backward()
-                optimizer.step()
                 losses.append(loss.item())
-                if len(losses) % every == 0 or len(losses) == steps:
-                    mean = sum(losses[-every:]) / every
-                    print(f"step {len(losses):8}/{steps}  loss {mean:.4f}", flush=True)
+
+                # Find how each parameter would raise the loss
+                optimizer.zero_grad()  # or earlier steps' gradients are added
+                loss.backward()
+
+                # Move each parameter a little the other way
+                optimizer.step()
+
+                # Tell how it goes
+                if len(losses) in report_at:
+                    line = progress(losses, steps, time.perf_counter() - started)
+                    print(f"{line}  {watch()}", flush=True)
+                    model.train()  # watch may have turned dropout off
     except KeyboardInterrupt:
         print(f"stopped at step {len(losses)}")
+    finally:
+        torch.set_num_threads(threads)
     model.eval()  # dropout off
     return losses
 
 
 # ------------------------------------------------ learning becomes text
-def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
-    """Logits (V,) -> probabilities (V,), the sharper the lower the temperature.
-
-    top_k keeps that many tokens, top_p the fewest of them that together reach this
-    probability (nucleus sampling, Holtzman et al. 2019). Raises ValueError if out of range."""
-    if not (temperature > 0 and (top_k is None or top_k > 0) and 0 < top_p <= 1):
-        raise InputError("sampling needs temperature > 0, top_k > 0 and 0 < top_p <= 1")
-    ordered, ids = logits.cpu().double().sort(descending=True)  # the likeliest first
-    # Subtracting the largest logit changes no probability, and so exp cannot overflow.
-    kept = F.softmax((ordered[:top_k] - ordered[0]) / temperature, dim=-1)  # (top_k,)
-    sum_of_likelier = kept.cumsum(dim=-1) - kept  # so the one that reaches top_p stays
-    kept[sum_of_likelier >= top_p] = 0.0
-    # scatter puts each probability back in its place in the vocabulary.
-    return torch.zeros_like(ordered).scatter(0, ids[:top_k], kept / kept.sum())
+def as_input(ids, model):
+    """List of ids -> (1, T): the latest ids, as many as the context holds."""
+    device = next(model.parameters()).device
+    return torch.tensor([ids[-model.context_length:]], device=device)
 
 
 @torch.no_grad()
-def generate(prompt, model=None, vocab=None, max_new_tokens=20, temperature=0.0,
-             top_k=None, top_p=1.0):
-    """Continue the prompt token by token until a delimiter; return all of it as text.
+def next_tokens(prompt, model, vocab, count=3):
+    """What may follow the prompt: pairs of token and probability.
 
-    Temperature 0 takes the likeliest token (greedy), above 0 it samples. In a notebook,
-    model and vocab default to those of the last run. The model is left in eval mode.
-    Raises ValueError for an unknown token, or sampling that makes no sense."""
-    model = model or globals().get("model")  # in a notebook, the last run's
-    vocab = vocab or globals().get("vocab")
-    if model is None or vocab is None:
-        raise InputError('pass a trained model: generate("deep", model, vocab)')
+    This is what a GPT knows. Writing a text means asking for it again and
+    again. Raises ValueError for a token that is not in the vocabulary.
+    """
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
-    model.eval()
-    # Only the past exists here, so tokens come one by one, each from all of it anew. A KV
-    # cache would keep its keys and values, at the price of a second way through the model.
+    model.eval()  # dropout off
+    logits, _ = model(as_input(ids, model))  # (1, T, V)
+
+    # What follows the earlier tokens is known: only the last one counts
+    probabilities = F.softmax(logits[0, -1], dim=-1)  # (V,)
+    likeliest = probabilities.argsort(descending=True)[:count]
+    return [(vocab.tokens[i], probabilities[i].item()) for i in likeliest]
+
+
+def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
+    """Logits (V,) -> the probabilities (V,) from which a token is drawn.
+
+    A temperature below 1 makes likely tokens likelier, above 1 it evens
+    them out. top_k keeps that many of the likeliest tokens. top_p keeps the
+    fewest of the likeliest that together reach this probability (nucleus
+    sampling, Holtzman et al. 2019).
+
+    Raises ValueError if one of these is out of range.
+    """
+    if not (temperature >= 1e-6 and (top_k is None or top_k >= 1) and 0 < top_p <= 1):
+        raise InputError("drawing a token needs a temperature of at least 1e-6,"
+                         " a top_k of at least 1, and a top_p above 0 and up to 1")
+
+    # Turn logits into probabilities, and put the likeliest first
+    probabilities = F.softmax(logits / temperature, dim=-1)  # (V,)
+    kept, ids = probabilities.sort(descending=True)  # (V,), (V,)
+
+    # Drop all after the top_k
+    if top_k is not None:
+        kept[top_k:] = 0.0
+
+    # Drop each token whose likelier ones reach top_p of what is left
+    if top_p < 1:
+        likelier = kept.cumsum(dim=-1) - kept
+        kept[likelier >= top_p * kept.sum()] = 0.0
+
+    # Sum to 1 again, each token in its place in the vocabulary
+    probabilities[ids] = kept / kept.sum()
+    return probabilities
+
+
+last_run = None, None  # the model of the last run, and its vocab
+
+
+@torch.no_grad()
+def generate(prompt, model=None, vocab=None, max_new_tokens=None,
+             temperature=0.0, top_k=None, top_p=1.0):
+    """Continue the prompt, token by token; return all of it as text.
+
+    The text ends where the model says the delimiter, or else after
+    max_new_tokens: by default, as many as the model's context holds.
+
+    Temperature 0 always takes the likeliest token (greedy). Such a text may
+    go in circles, since the same context gets the same next token each
+    time. Above 0, the next token is drawn: see sampling_probabilities.
+
+    Each new token is computed from the whole text so far. Larger programs
+    keep the keys and values of the past instead (a KV cache). That works
+    until the text outgrows the context, and each position changes.
+
+    Without model and vocab, those of the last run speak. The model is left
+    in eval mode. Raises ValueError for a token that is not in the
+    vocabulary, and for sampling that makes no sense.
+    """
+    if model is None and vocab is None:
+        model, vocab = last_run
+    if model is None or vocab is None:
+        raise InputError('a model and its vocab must be passed: '
+                         'generate("deep", model, vocab)')
+    if temperature == 0 and (top_k is not None or top_p != 1):
+        raise InputError("top_k and top_p need a temperature above 0")
+    if max_new_tokens is None:
+        max_new_tokens = model.context_length
+
+    ids = [DELIMITER_ID, *vocab.encode(prompt)]
+    model.eval()  # dropout off
     for _ in range(max_new_tokens):
-        context = torch.tensor([ids[-model.context_length:]])  # (1, T), cropped
-        logits, _ = model(context.to(next(model.parameters()).device))  # (1, T, V)
+        # Ask what follows each token, and look at the last one
+        logits, _ = model(as_input(ids, model))  # (1, T, V)
+
+        # Choose the next token
         if temperature == 0:
             next_id = torch.argmax(logits[:, -1, :]).item()
         else:
-            odds = sampling_probabilities(logits[0, -1], temperature, top_k, top_p)
-            next_id = torch.multinomial(odds, num_samples=1).item()
+            probabilities = sampling_probabilities(
+                logits[0, -1], temperature, top_k, top_p)  # (V,)
+            next_id = torch.multinomial(probabilities, num_samples=1).item()
+
+        # Stop at the delimiter, or else append and ask again
         if next_id == DELIMITER_ID:
             break
         ids.append(next_id)
@@ -342,149 +603,325 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=20, temperature=0.0,
 
 
 # ------------------------------------------------ learning becomes a picture
-def plot_attention(attention_weights, layer=0, tokens=None):
-    """Draw a heatmap for each head of a layer: who (row) looks at whom (column).
+def label(token):
+    """A token to look at: at most 16 characters, with visible blanks."""
+    text = str(token).replace(" ", "␣").replace("\t", "⇥")
+    return text if len(text) <= 16 else text[:15] + "…"
 
-    attention_weights: a (B, H, T, T) per layer; the first of B is drawn. tokens: T words.
-    It becomes pyplot's current figure: plt.savefig("x.png") keeps it."""
+
+def plot_attention(attention_weights, layer=0, tokens=None):
+    """Draw who looks at whom: a heatmap for each head of a layer.
+
+    attention_weights: a (B, H, T, T) per layer. The first of B is drawn.
+    tokens: T words for the axes. Row: the token that looks. Column: the
+    token that it looks at.
+
+    In a notebook, plt.savefig("attention.png") in the same cell keeps it.
+    """
     weights = attention_weights[layer][0].detach().cpu()  # (H, T, T)
     H, T, _ = weights.shape
-    blank = causal_mask(T) & (weights == 0)  # the future, unless the model saw it
-    every = math.ceil(T / 40)  # more than 40 labels could not be read
+
+    # Leave the future blank, unless the model saw it
+    blank = causal_mask(T) & (weights == 0)  # (H, T, T)
+
+    # Label the tokens: all of them, or every so many if they are over 40
+    every = math.ceil(T / 40)
     places = [t + 0.5 for t in range(0, T, every)]
-    labels = [str(t).replace(" ", "␣").replace("\t", "⇥") for t in tokens or range(T)][::every]
-    side = min(max(2.4, 0.5 * T), 6.0)  # of a panel, in inches
-    fig, axes = plt.subplots(1, H, figsize=(H * side + 1.5, side + 1), sharey=True, squeeze=False)
-    for head, ax in enumerate(axes[0]):
-        sns.heatmap(weights[head], mask=blank[head].numpy(), vmin=0, vmax=1,
-                    cmap="Blues", annot=T <= 12, fmt=".2f", square=True, cbar=False,
-                    xticklabels=False, yticklabels=False, ax=ax)
-        ax.set_title(f"layer {layer}, head {head}")
+    labels = [label(token) for token in tokens or range(T)][::every]
     style = {"labels": labels, "parse_math": False}  # $ starts no formula
-    for ax in axes[0]:  # not in the loop above, where seaborn draws all each time
+
+    # Make room for a panel per head, four in a row
+    columns = min(H, 4)
+    rows = math.ceil(H / columns)
+    side = min(max(2.4, 0.5 * T), 6.0)  # of a panel, in inches
+    fig, _ = plt.subplots(rows, columns, sharey=True,
+                          figsize=(columns * side + 1.5, rows * side + 1))
+    panels = fig.axes[:H]
+    for unused in fig.axes[H:]:
+        unused.remove()
+
+    # Draw the weights of each head
+    for head, ax in enumerate(panels):
+        sns.heatmap(weights[head], mask=blank[head].numpy(), vmin=0, vmax=1,
+                    cmap="Blues", annot=T <= 12, fmt=".2f", square=True,
+                    cbar=False, xticklabels=False, yticklabels=False, ax=ax)
+        ax.set_title(f"layer {layer}, head {head}")
+
+    # Write on the axes, after all heatmaps: each one draws the whole figure
+    for ax in panels:
         ax.set_xticks(places, rotation=45, ha="right", rotation_mode="anchor", **style)
         ax.set_yticks(places, **style)
         ax.tick_params(length=0)  # a tick before a number would look like a minus
     fig.set_layout_engine("constrained")
-    fig.colorbar(ax.collections[0], ax=axes, label="attention weight", shrink=0.7)
+    fig.colorbar(ax.collections[0], ax=panels, label="attention weight", shrink=0.7)
     fig.supylabel("this token ...")
     fig.supxlabel("... attends to this token")
 
 
-# ------------------------------------------------ the command line
+# ------------------------------------------------ the whole story
+def hold_out(encoded_lines, share, seed):
+    """Lines of ids -> lines to train on, lines to test on.
+
+    A model can learn lines by heart. Whether it learned more than that
+    shows on lines that it never saw. They are drawn at random: a share of
+    the different lines, each with all of its copies.
+
+    Raises ValueError if nothing is left to train on.
+    """
+    different = sorted({tuple(ids) for ids in encoded_lines})
+    count = math.ceil(round(share * len(different), 6))
+    if count == len(different):
+        raise InputError(f"no line to train on: {count} of {count} are held out")
+
+    drawn = set(random.Random(seed).sample(different, count))
+    training_lines = [ids for ids in encoded_lines if tuple(ids) not in drawn]
+    held_out_lines = [ids for ids in encoded_lines if tuple(ids) in drawn]
+    return training_lines, held_out_lines
+
+
+def choose_context(encoded_lines, at_most):
+    """How many tokens the model can look at: the longest line, or at_most.
+
+    The delimiter before the line counts as well. T tokens have T * T
+    attention weights in each head, which limits what is affordable.
+    """
+    return min(at_most, 1 + max(len(ids) for ids in encoded_lines))
+
+
+def mark_cut(text, prompt, vocab, max_new_tokens):
+    """The text, with "…" if no delimiter came within max_new_tokens."""
+    new_tokens = len(vocab.encode(text)) - len(vocab.encode(prompt))
+    return text + "…" if new_tokens == max_new_tokens else text
+
+
+def print_task(vocab, encoded_lines, training, model):
+    """Print what there is to learn, how well that can be done, by whom."""
+    V = len(vocab.tokens)
+    T = model.context_length
+    data = f"{count_predictions(training):,} tokens to predict, vocabulary of {V:,}"
+    cut = sum(1 + len(ids) > T for ids in encoded_lines)
+    if cut > 0:
+        data += f"; {cut:,} of {len(encoded_lines):,} lines are cut at {T} tokens"
+    floor = entropy_floor(training)
+    guessing = math.log(V)  # each token has a probability of 1 / V
+    parameters = sum(p.numel() for p in model.parameters())
+    device = next(model.parameters()).device
+
+    print(f"data      {data}")
+    print(f"floor     {floor:.4f} nats/token; guessing costs {guessing:.4f}")
+    print(f"model     {parameters:,} parameters on {device.type}", flush=True)
+
+
+def print_loss(name, vocab, sequences, model):
+    """Evaluate, then print the loss, the perplexity, and what looks wrong.
+
+    The perplexity is e to the power of the loss. At a perplexity of 3, the
+    model hesitates as if between three equally likely tokens.
+    """
+    loss = evaluate(model, sequences)
+    print(f"{name}  loss {loss:.4f}, perplexity {torch.tensor(loss).exp():.3g}")
+    if not loss > entropy_floor(sequences) - 0.0001:  # true for nan, too
+        print("bug?      not above the floor: check mask, targets, softmax axis")
+    if loss > math.log(len(vocab.tokens)):
+        print("note      worse than guessing")
+
+
+def run(lines, options):
+    """Learn the lines, complete the prompt, draw the attention; tell all.
+
+    lines: a list, or one text. Returns the model, its vocab, the tokens of
+    the text, and their attention weights. Raises ValueError if the lines or
+    the options can't be used.
+    """
+    global last_run
+
+    # Text becomes tokens (those of held-out lines count, blank lines don't)
+    if isinstance(lines, str):
+        lines = lines.split("\n")
+    lines = [line for line in lines if line.strip()]
+    vocab = Vocab(lines, options.chars)
+    encoded_lines = [vocab.encode(line) for line in lines]
+
+    # Tokens become sequences, to train on and to test on
+    training_lines, held_out_lines = hold_out(
+        encoded_lines, options.holdout, options.seed)
+    context_length = choose_context(encoded_lines, options.context)
+    training = make_sequences(training_lines, context_length)
+    held_out = make_sequences(held_out_lines, context_length)
+
+    # Make a model
+    torch.manual_seed(options.seed)
+    model = MiniGPT(len(vocab.tokens), context_length, options.embed_dim,
+                    options.heads, options.layers, options.dropout)
+    model.to(options.device)
+
+    # Let it speak untrained: what can't be done is refused now, not later
+    prompt = options.prompt
+    if prompt is None:
+        prompt = "" if options.data else lines[0].split()[0]
+    length = options.max_new_tokens or context_length
+    sampling = options.temperature, options.top_k, options.top_p
+    generate(prompt, model, vocab, 1, *sampling)
+
+    # Train, and see at each report what the model makes of the prompt
+    def watch():
+        few = min(12, length)
+        text = mark_cut(generate(prompt, model, vocab, few), prompt, vocab, few)
+        if held_out:
+            text = f"held-out {evaluate(model, held_out):.4f}  {text}"
+        return text
+
+    print_task(vocab, encoded_lines, training, model)
+    torch.manual_seed(options.seed)
+    train(model, training, options.epochs, options.batch_size, options.lr, watch)
+    last_run = model, vocab
+
+    # Evaluate
+    print_loss("training", vocab, training, model)
+    if held_out:
+        print_loss("held-out", vocab, held_out, model)
+
+    # Generate
+    pairs = next_tokens(prompt, model, vocab)
+    print("next     ", ", ".join(f"{label(token)} {p:.2f}" for token, p in pairs))
+    texts = [generate(prompt, model, vocab, length, *sampling)
+             for _ in range(options.samples)]
+    for text in texts:
+        print("text     ", mark_cut(text, prompt, vocab, length))
+
+    # Draw the attention of the first text
+    ids = [DELIMITER_ID, *vocab.encode(texts[0])][-context_length:]
+    tokens = [vocab.tokens[i] for i in ids]
+    with torch.no_grad():
+        _, attention_weights = model(as_input(ids, model))
+    plot_attention(attention_weights, tokens=tokens)
+    return model, vocab, tokens, attention_weights
+
+
+# ------------------------------------------------ the rest: not about GPTs
 def between(kind, least, most=2**31 - 1):
-    """Return a type for argparse: a number of this kind, from least to most."""
+    """A type for argparse: a number of this kind, from least to most."""
     def number(text):
-        if not least <= kind(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not from {least} to {most}")
-        return kind(text)
-    number.__name__ = kind.__name__  # for argparse's own "invalid int value"
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan  # which is not between any two numbers
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no {kind.__name__} from {least} to {most}")
+        return value
     return number
 
 
 def read_options(argv):
-    """Arguments -> options. Raises argparse.ArgumentError if one is wrong."""
-    parser = argparse.ArgumentParser("mini_gpt.py", usage=argparse.SUPPRESS, allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, exit_on_error=False)
-    count, share, size = between(int, 1), between(float, 0, 1), between(float, 0)
+    """A list of arguments, or one text of them -> options.
+
+    Raises ArgumentError or ValueError if one of them can't be used.
+    """
+    if isinstance(argv, str):
+        try:
+            argv = shlex.split(argv.replace("\\", "\\\\"))
+        except ValueError as error:
+            raise InputError(f"{error} in {argv}")
+
+    parser = argparse.ArgumentParser(
+        "mini_gpt.py", usage=argparse.SUPPRESS, allow_abbrev=False,
+        exit_on_error=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    count = between(int, 1)
+    share = between(float, 0, 1)
+
     add = parser.add_argument_group("data").add_argument
     add("--data", type=Path, metavar="FILE", help="UTF-8 text, one example a line")
     add("--chars", action="store_true", help="make tokens of characters, not words")
-    add("--holdout", type=share, default=0.0, help="share of the lines to test on")
+    add("--context", type=count, default=128,
+        help="most tokens that the model can look at; longer lines are cut")
+    add("--holdout", type=share, default=0.0,
+        help="share of the different lines to test on, and not to train on")
+
     add = parser.add_argument_group("model").add_argument
     add("--embed-dim", type=count, default=EMBED_DIM, help="channels of a token")
     add("--heads", type=count, default=NUM_HEADS, help="attention heads in a layer")
     add("--layers", type=count, default=NUM_LAYERS, help="GPT blocks")
     add("--dropout", type=share, default=DROPOUT, help="share of zeros in training")
+
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, default=EPOCHS, help="how often each line is seen")
     add("--batch-size", type=count, default=BATCH_SIZE, help="sequences in a step")
-    add("--lr", type=size, default=LEARNING_RATE, help="learning rate of Adam")
-    add("--seed", type=between(int, 0), default=SEED, help="same seed, same output on one machine")
-    add("--device", default="cpu", choices=["cpu", "cuda", "mps"], help="where to compute")
+    add("--lr", type=share, default=LEARNING_RATE, help="learning rate of Adam")
+    add("--seed", type=between(int, 0), default=SEED,
+        help="the same seed gives the same result on the same machine")
+    add("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="to compute on")
+
     add = parser.add_argument_group("generation").add_argument
-    add("--prompt", help='text to complete; None: "deep", or with --data ""')
-    add("--max-new-tokens", type=count, default=20, help="longest continuation")
-    add("--temperature", type=size, default=0.0, help="0: greedy; above 0: sample")
-    add("--top-k", type=count, help="sample from the k likeliest tokens")
-    add("--top-p", type=between(float, 1e-6, 1), default=1.0, help="from the fewest that sum to p")
+    add("--prompt", help="text to complete; if none is given, the first word of the"
+        " six sentences, and with --data the beginning of a line")
+    add("--max-new-tokens", type=count, help="longest continuation; if none is given,"
+        " as many tokens as the model can look at")
+    add("--temperature", type=between(float, 0), default=0.0,
+        help="0: take the likeliest token; above 0: draw one")
+    add("--top-k", type=count, help="draw from the k likeliest tokens")
+    add("--top-p", type=share, default=1.0, help="draw from the fewest that reach p")
     add("--samples", type=count, default=1, help="texts to generate")
     add("--plot", type=Path, metavar="FILE", default="attention.png", help="picture")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
-
-def prepare(options):
-    """Options -> vocabulary, prompt, training and held-out sequences, new model."""
-    if options.temperature == 0 and (options.top_k or options.top_p < 1 or options.samples > 1):
-        raise InputError("--top-k, --top-p and --samples need a --temperature above 0")
     if not torch.get_device_module(options.device).is_available():
         raise InputError(f"--device {options.device} is not available here")
-    if options.plot.suffix not in (".png", ".pdf", ".svg") or not options.plot.parent.is_dir():
-        raise InputError(f"--plot {options.plot} is no .png, .pdf or .svg in a folder that exists")
-    lines = options.data.read_text("utf-8-sig").split("\n") if options.data else SENTENCES
-    prompt = "deep" if options.prompt is None and not options.data else options.prompt or ""
-    vocab = Vocab(filter(str.strip, lines), options.chars)  # without the blank lines
-    vocab.encode(prompt)  # an unknown word is refused now, and not after the training
-    encoded = [tuple(vocab.encode(line)) for line in lines if line.strip()]
-    distinct = sorted(set(encoded))  # copies of a held-out line are held out, too
-    n = math.ceil(options.holdout * len(distinct))
-    if n == len(distinct):
-        raise InputError(f"the data is empty, or --holdout takes all of its {n} distinct lines")
-    test = set(random.Random(options.seed).sample(distinct, n))
-    context = min(128, 1 + max(map(len, encoded)))  # the longest line, within bounds
-    training = make_sequences([ids for ids in encoded if ids not in test], context)
-    held_out = make_sequences([ids for ids in encoded if ids in test], context)
-    torch.manual_seed(options.seed)
-    model = MiniGPT(len(vocab.tokens), context, options.embed_dim, options.heads,
-                    options.layers, options.dropout)
-    return vocab, prompt, training, held_out, model.to(options.device)
+    if options.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise InputError(f"--plot {options.plot} must end in .png, .pdf or .svg")
+    if options.plot.is_dir() or not options.plot.parent.is_dir():
+        raise InputError(f"--plot {options.plot} is no file in a folder that exists")
+    return options
 
 
-def run(options):
-    """Train, evaluate, complete and draw, and print what comes of it."""
-    vocab, prompt, training, held_out, model = prepare(options)
-    V, parameters = len(vocab.tokens), sum(p.numel() for p in model.parameters())
-    torch.set_num_threads(1 if parameters < 1_000_000 else THREADS)
-    print(f"data      {count_predictions(training):,} tokens to predict, vocabulary of {V:,}")
-    print(f"floor     {entropy_floor(training):.4f} nats/token; guessing costs {math.log(V):.4f}")
-    print(f"model     {parameters:,} parameters on {options.device}", flush=True)
-    torch.manual_seed(options.seed)
-    train(model, training, options.epochs, options.batch_size, options.lr)
-    for name, sequences in [("training", training), ("held-out", held_out)]:
-        if sequences:
-            loss = evaluate(model, sequences)
-            print(f"{name}  loss {loss:.4f}, perplexity {torch.tensor(loss).exp():.2f}")
-            if loss < entropy_floor(sequences) - 0.0001:
-                print("bug?      below the floor: check mask, targets, softmax axis")
-    sampling = options.max_new_tokens, options.temperature, options.top_k, options.top_p
-    texts = [generate(prompt, model, vocab, *sampling) for _ in range(options.samples)]
-    encoding = sys.stdout.encoding or "utf-8"
-    for text in texts:  # "?" stands for what can't be shown here
-        print("text     ", text.encode(encoding, "replace").decode(encoding))
-    ids = [DELIMITER_ID, *vocab.encode(texts[0])][-model.context_length:]
-    tokens = [vocab.tokens[i] for i in ids]
-    with torch.no_grad():
-        _, attention_weights = model(torch.tensor([ids], device=options.device))
-    plot_attention(attention_weights, tokens=tokens)
-    plt.savefig(options.plot, dpi=150)
-    print(f"picture   {options.plot}")
-    return model, vocab, tokens, attention_weights
+def read_text(path):
+    """The text of a file. Raises ValueError if it can't be read."""
+    try:
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--data {path}: {error}")
+
+
+def save_picture(path):
+    """Write the current figure. Raises ValueError if that fails."""
+    try:
+        plt.savefig(path, dpi=150)
+    except OSError as error:
+        raise InputError(f"--plot {path}: {error}")
+    print(f"picture   {path}")
 
 
 def main(argv=()):
-    """Do what the options say; return model, vocab, tokens, their attention weights."""
-    argv = argv.split() if isinstance(argv, str) else argv
+    """Do what the options say, a list or a text such as "--layers 4".
+
+    Returns the model, its vocab, the tokens of the text, and their
+    attention weights. Options that can't be used end in one line.
+    """
     try:
-        return run(read_options(argv))
-    except (argparse.ArgumentError, InputError, OSError, UnicodeError) as error:
-        status, message = 2, f"mini_gpt.py: error: {error}"
+        options = read_options(argv)
+        lines = read_text(options.data) if options.data else SENTENCES
+        result = run(lines, options)
+        save_picture(options.plot)
+        return result
+    except (argparse.ArgumentError, InputError) as error:
+        message = f"mini_gpt.py: error: {error}"
+        status = 2
     except KeyboardInterrupt:
-        status, message = 130, "interrupted"
-    print(message, file=sys.stderr)  # not in the except: Colab can't show an exit there
+        message = "interrupted"
+        status = 130
+
+    # Not inside of except: Colab can't show an exit from there
+    print(message, file=sys.stderr)
     sys.exit(status)
 
 
 if __name__ == "__main__":
-    # A notebook has no options for us: there, sys.argv holds those of its kernel.
-    is_script = Path(sys.argv[0]).name in (globals().get("__file__") or "")
-    model, vocab, tokens, attention_weights = main(sys.argv[1:] if is_script else [])
+    # Where the output can't show a character, it shows "?"
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+
+    # In a notebook, sys.argv holds the options of its kernel, not ours
+    file = globals().get("__file__") or ""
+    is_script = Path(file).name == Path(sys.argv[0]).name
+    argv = sys.argv[1:] if is_script else []
+    model, vocab, tokens, attention_weights = main(argv)
