@@ -634,26 +634,25 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     columns = min(H, 4)
     rows = math.ceil(H / columns)
     side = min(max(2.4, 0.5 * T), 6.0)  # of a panel, in inches
-    fig, _ = plt.subplots(rows, columns, sharey=True,
-                          figsize=(columns * side + 1.5, rows * side + 1))
-    panels = fig.axes[:H]
-    for unused in fig.axes[H:]:
-        unused.remove()
+    fig = plt.figure(figsize=(columns * side + 1.5, rows * (side + 1)))
 
     # Draw the weights of each head
-    for head, ax in enumerate(panels):
+    for head in range(H):
+        ax = fig.add_subplot(rows, columns, head + 1)
         sns.heatmap(weights[head], mask=blank[head].numpy(), vmin=0, vmax=1,
                     cmap="Blues", annot=T <= 12, fmt=".2f", square=True,
                     cbar=False, xticklabels=False, yticklabels=False, ax=ax)
         ax.set_title(f"layer {layer}, head {head}")
+        ax.set_visible(False)  # or the next heatmap draws it all over again
 
-    # Write on the axes, after all heatmaps: each one draws the whole figure
-    for ax in panels:
+    # Write on the axes
+    for head, ax in enumerate(fig.axes):
+        ax.set_visible(True)
         ax.set_xticks(places, rotation=45, ha="right", rotation_mode="anchor", **style)
         ax.set_yticks(places, **style)
-        ax.tick_params(length=0)  # a tick before a number would look like a minus
+        ax.tick_params(length=0, labelleft=head % columns == 0)
     fig.set_layout_engine("constrained")
-    fig.colorbar(ax.collections[0], ax=panels, label="attention weight", shrink=0.7)
+    fig.colorbar(ax.collections[0], ax=fig.axes, label="attention weight", shrink=0.7)
     fig.supylabel("this token ...")
     fig.supxlabel("... attends to this token")
 
