@@ -6,29 +6,29 @@
     python mini_gpt.py --help  your own text, sampling, held-out lines
 
 A Transformer is a neural network in which the tokens of a text (here
-words) look at each other. Decoder-only means that each token looks at
-itself and at the tokens before it, never ahead. Such a network can write:
-it says which token may come next, one is appended, and it is asked again.
-A GPT is a decoder-only Transformer that has learned this from texts.
+words) look at each other. In a decoder-only Transformer no token looks
+ahead: each one looks at itself and at those before it. So the network can
+write. It predicts the next token, the token is appended, and it predicts
+again. GPT: generative (it writes), pre-trained (on texts), Transformer.
 
-In a hurry, read three definitions: MaskedSelfAttention, GPTBlock and
-MiniGPT. They are the model. Everything else feeds it, teaches it, or lets
-it speak.
+If you are in a hurry, read three classes: MaskedSelfAttention, GPTBlock
+and MiniGPT. They are the model. Everything else feeds it, teaches it, or
+lets it speak.
 
-The file follows a text on its way through the model. This is what becomes
-of the text, and in which shape:
+The file follows a text on its way through the model, where it takes these
+shapes:
 
     ids      (B, T)     each token's number in the vocabulary
     vectors  (B, T, C)  C numbers that stand for a token and its position
-    blocks   (B, T, C)  the same, after the tokens have looked at each other
-    logits   (B, T, V)  for each token, how likely each token is to be next
+    blocks   (B, T, C)  the vectors, after the tokens looked at each other
+    logits   (B, T, V)  after each token, a number for each possible next one
     loss     ()         how surprising the true next tokens were, on average
 
     B  batch: sequences side by side
     T  time: tokens in a sequence
     C  channels: numbers that stand for a token (embed_dim)
-    H  heads: attention heads
-    V  vocabulary: tokens that there are
+    V  vocabulary: how many different tokens there are
+    H  attention heads, which share the channels
 """
 
 import argparse
@@ -58,30 +58,30 @@ SENTENCES = [
     "transformers use self attention",
 ]
 
-EMBED_DIM = 32  # how many channels does a token have?
-NUM_HEADS = 4  # how many things can a token look for at once?
-NUM_LAYERS = 2  # how many blocks stand on top of each other?
-DROPOUT = 0.1  # which share of the numbers does training set to 0?
-LEARNING_RATE = 0.001  # how far does a training step go?
+EMBED_DIM = 32  # how many numbers stand for a token?
+NUM_HEADS = 4  # how many questions can a token ask in a block?
+NUM_LAYERS = 2  # how many blocks are there?
+DROPOUT = 0.1  # which share of numbers is set to 0 while training?
+LEARNING_RATE = 0.001  # about how far does a step move a parameter?
 EPOCHS = 300  # how often is each sentence seen?
-BATCH_SIZE = 32  # how many sequences share a training step?
-SEED = 184  # where do the random numbers begin?
+BATCH_SIZE = 32  # how many sequences are in a step? (all six fit into one)
+SEED = 184  # where do random numbers start? (other seeds do as well)
 
 
 class InputError(ValueError):
-    """The user typed or passed what can't be used: main tells it in a line."""
+    """A mistake of the user, which main tells in one line."""
 
 
 # ------------------------------------------------ text becomes tokens
-DELIMITER = "<|endoftext|>"  # stands before each line and after it
+DELIMITER = "<|endoftext|>"  # between texts: it ends one and starts the next
 DELIMITER_ID = 0
 
 
 class Vocab:
-    """The different words of some lines of text, numbered from 1.
+    """The different words of the lines, numbered from 1.
 
     Number 0 is the delimiter. With chars=True, the tokens are characters
-    instead of words. Raises ValueError if the lines contain the delimiter.
+    instead of words. Raises InputError if the lines contain the delimiter.
     """
 
     def __init__(self, lines, chars=False):
@@ -103,7 +103,7 @@ class Vocab:
     def encode(self, text):
         """Text -> list of ids, without delimiters.
 
-        Raises ValueError for a token that is not in the vocabulary.
+        Raises InputError for a token that is not in the vocabulary.
         """
         tokens = self.split(text)
         for token in tokens:
@@ -124,9 +124,9 @@ def make_sequences(encoded_lines, context_length):
     Each line gets a delimiter before it, so that its first token can be
     predicted, and one after it, so that the model learns where to stop.
 
-    A line that is too long for the context is cut into pieces. They share
-    one id, so that each token is predicted once. With a context of 3:
-    0 a b c d 0  ->  0 a b c  and  c d 0
+    A line that is too long for the context is cut into pieces. The last id
+    of a piece is the first of the next, so that each token is predicted
+    once. With a context of 3: 0 a b c d 0  ->  0 a b c  and  c d 0
     """
     sequences = []
     for ids in encoded_lines:
@@ -143,25 +143,22 @@ def count_predictions(sequences):
 
 # ------------------------------------------------ tokens look at each other
 def causal_mask(seq_len, device=None):
-    """The attention that is forbidden: bool (T, T), True where forbidden.
+    """Who must not look at whom: bool (T, T), True where it is forbidden.
 
-    Row: the token that looks. Column: the token that is looked at.
+    Row: the token that looks. Column: the token that is looked at. (Start
+    and end are the delimiter.)
 
-                    deep  learning  is  powerful
-        deep         .       X      X      X       predicts "learning"
-        learning     .       .      X      X       predicts "is"
-        is           .       .      .      X       predicts "powerful"
-        powerful     .       .      .      .       predicts the end
+                    start  deep  learning  is  powerful
+        start         .     X       X      X      X      predicts "deep"
+        deep          .     .       X      X      X      predicts "learning"
+        learning      .     .       .      X      X      predicts "is"
+        is            .     .       .      .      X      predicts "powerful"
+        powerful      .     .       .      .      .      predicts the end
 
-    In training the whole sentence is there, so the answer to each row
-    stands in the next column. With the future hidden, each row is an honest
-    example to learn from. The six sentences make 30 of them.
-
-    Attention sets the forbidden scores to -inf. The softmax makes a weight
-    of 0 of each, and the weights of a row still sum to 1. Setting weights
-    to 0 after the softmax would be too late. The softmax divides a row by
-    its sum, and the future has been part of that sum. A row that no longer
-    sums to 1 gives the future away, unless it is divided again.
+    In training the whole sentence is there. Without the mask, a token could
+    read the answer one column to its right, and would learn nothing else.
+    With it, each row is an honest example. The six sentences make 30 of
+    them: 24 words and 6 ends.
     """
     ones = torch.ones(seq_len, seq_len, device=device)
     return torch.triu(ones, diagonal=1).bool()
@@ -178,23 +175,23 @@ class MaskedSelfAttention(nn.Module):
 
         attention(q, k, v) = softmax(q @ k^T / sqrt(d)) @ v
 
+    q @ k^T scores how well keys fit queries: multiply channel by channel,
+    add up. The softmax makes weights of a row of scores: e to the power of
+    each score, divided by the sum of these in the row.
+
     Self: queries, keys and values are all made from the same text.
     Causal: a token looks at itself and at the tokens before it.
     Multi-head: a token asks H questions at once. Each head has its own
-    d = C / H channels of q, k and v, so H heads cost no more than one.
+    d = C / H channels, so H heads need no more parameters than one.
 
-    The shares, called attention weights, are computed for each text.
-    Learned are the layers that make q, k and v and mix the heads' results.
-
-    Vaswani et al. 2017, "Attention Is All You Need".
-    Raises ValueError if embed_dim is not a multiple of num_heads.
+    Raises InputError if embed_dim is not a multiple of num_heads.
+    Source: Vaswani et al. 2017, "Attention Is All You Need".
     """
 
     def __init__(self, embed_dim, num_heads, dropout):
         super().__init__()
         if embed_dim % num_heads != 0:
-            raise InputError(
-                f"{embed_dim} channels can't be shared equally by {num_heads} heads")
+            raise InputError(f"{embed_dim} channels don't split into {num_heads} heads")
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)  # all three in one layer
         self.dropout = nn.Dropout(dropout)
@@ -204,14 +201,15 @@ class MaskedSelfAttention(nn.Module):
         """x (B, T, C) -> out (B, T, C), attention weights (B, H, T, T).
 
         Why the root? A score is a sum of d products. Plus and minus partly
-        cancel, so the sum is about as large as the root of d, just as 100
-        coin flips end about 10 from the middle. The division undoes this.
+        cancel, so it is about as large as the root of d, just as 100 random
+        steps to the left or right end about 10 from the start. Large scores
+        make the softmax pick one token: the largest of ten weights, for a
+        query and ten keys of 64 random numbers (mean 0, deviation 1), is
+        0.86 on average, and 0.32 with the root. Small heads need it less.
 
-        Without it, a wide head would look at little but one token. Take a
-        query and ten keys of 64 random numbers (mean 0, deviation 1). The
-        largest of the ten weights is 0.86 on average, with the root 0.32.
-        The gradient of the softmax, by which q and k learn, is four times
-        as large with the root. In heads of 8 channels, it hardly matters.
+        Why mask before the softmax? e to the power of -inf is 0, and the
+        weights that are left still sum to 1. If weights were set to 0 after
+        the softmax, the future would be in the sum that divided the row.
         """
         B, T, C = x.shape
         H = self.num_heads
@@ -247,24 +245,26 @@ class MaskedSelfAttention(nn.Module):
 class GPTBlock(nn.Module):
     """First the tokens look at each other, then each one thinks by itself.
 
-    Residual connections: a block adds to x instead of replacing it. On the
-    way back, an addition hands the gradient on unchanged, and so it reaches
-    the first block. On the way forward, x keeps the tokens apart, which
-    attention alone would average. Without the additions, a stack of 12
-    blocks learns little but how often each word comes.
+    Residual connections: a block adds to x and doesn't replace it. So each
+    block has to learn only a correction. The gradient, which travels from
+    the loss back to the first block, passes an addition undiminished. And
+    the tokens stay apart, which attention alone would average. Without the
+    additions, 12 blocks learn little but how often each word comes.
 
-    LayerNorm: brings the vector of each token to mean 0 and deviation 1,
-    then scales and shifts its channels by learned numbers. It stands before
-    each part, so that only what the part reads is normalized, and x itself
-    goes on as it is. (In 2017 it stood after the addition.)
+    LayerNorm: shifts and scales the vector of each token to mean 0 and
+    deviation 1, so that each part reads numbers of a steady size. (Learned
+    numbers then scale and shift each channel.) It stands before each part,
+    so that x itself passes through additions only. In the paper of 2017 it
+    stood after the addition.
 
-    Feed-forward network: the same small network for each token. Attention
-    takes weighted means, and a mean only mixes what is there. Something
-    new, such as "this and also that", needs a bend: GELU, a smooth ReLU.
-    Without the bend, the two linear layers could do no more than one.
+    Feed-forward network: the same two layers for each token by itself.
+    Attention moves values between tokens, but it only takes their mean.
+    Combining them into something new needs a function that bends: GELU, a
+    smooth ReLU. Without a bend, two linear layers can do no more than one.
 
-    Dropout: in training, random numbers are set to 0, so that the model
-    can't rely on any single one. Learning by heart becomes harder.
+    Dropout: in training, each number is set to 0 with a probability of 0.1,
+    and the others are scaled up to make good for it. So the model can't
+    rely on any single number.
     """
 
     def __init__(self, embed_dim, num_heads, dropout):
@@ -273,7 +273,7 @@ class GPTBlock(nn.Module):
         self.attention = MaskedSelfAttention(embed_dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.feed_forward = nn.Sequential(
-            nn.Linear(embed_dim, 4 * embed_dim),  # room for many patterns
+            nn.Linear(embed_dim, 4 * embed_dim),  # 4 times as wide, as in 2017
             nn.GELU(),
             nn.Dropout(dropout),
             nn.Linear(4 * embed_dim, embed_dim),
@@ -295,13 +295,13 @@ class GPTBlock(nn.Module):
 class MiniGPT(nn.Module):
     """Embeddings, a stack of blocks, and logits for the next token.
 
-    An embedding is a table: each id picks its row of C numbers. (The same
-    as a one-hot vector times the table.) The rows start at random, and are
-    learned like all other parameters.
+    An embedding is a table (V, C): each id picks a row. (This is the same
+    as a one-hot vector, with a 1 at the id, times the table.) The rows
+    start at random, and are learned like all other parameters.
 
     Positions have a table of their own. A weighted mean is the same in any
-    order, so a layer of attention could not tell "dog bites man" from "man
-    bites dog" without it.
+    order. Without positions, the "." of "dog bites man ." and of "man bites
+    dog ." would collect the same in a layer of attention.
     """
 
     def __init__(self, vocab_size, context_length, embed_dim=EMBED_DIM,
@@ -313,20 +313,21 @@ class MiniGPT(nn.Module):
         self.blocks = nn.ModuleList(
             GPTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
-        self.lm_head = nn.Linear(embed_dim, vocab_size)
+        self.lm_head = nn.Linear(embed_dim, vocab_size)  # no attention head
 
     def forward(self, ids):
         """ids (B, T) -> logits (B, T, V), a list of attention weights.
 
-        The logits at position t are for the token at position t + 1; a
-        softmax turns them into probabilities. The list has a (B, H, T, T)
-        for each layer. Raises ValueError if T exceeds context_length.
+        The logits at position t are for the token at position t + 1. The
+        softmax turns them into probabilities. The list has one tensor
+        (B, H, T, T) for each block. Raises ValueError if T is more than
+        context_length.
         """
         B, T = ids.shape
         if T > self.context_length:
             raise ValueError(f"{T} tokens exceed the context of {self.context_length}")
 
-        # What the token is, plus where it stands
+        # Add what each token is and where it stands
         positions = torch.arange(T, device=ids.device)  # (T,)
         x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
 
@@ -336,7 +337,7 @@ class MiniGPT(nn.Module):
             x, weights = block(x)  # (B, T, C), (B, H, T, T)
             attention_weights.append(weights)
 
-        # Tame x, which has grown with each addition, and predict
+        # Bring x, to which each block has added, to a steady size; predict
         logits = self.lm_head(self.norm(x))  # (B, T, V)
         return logits, attention_weights
 
@@ -345,8 +346,8 @@ class MiniGPT(nn.Module):
 def collate(sequences):
     """Sequences of ids -> inputs (B, T) and targets (B, T).
 
-    The targets are the sequence shifted by one, the next token of each
-    input. For "deep learning is powerful" between two delimiters:
+    The targets are the same sequences, shifted by one: the target of each
+    input is the token after it. For "deep learning is powerful":
 
         sequence  0 4 8 6 11 0
         inputs    0 4 8 6 11
@@ -357,32 +358,32 @@ def collate(sequences):
     Inputs are filled with 0. Any id would do: no token looks ahead at it,
     and what the model predicts after it is not counted.
     """
-    rows = [torch.tensor(ids) for ids in sequences]
-    ids = pad_sequence(rows, batch_first=True, padding_value=-100)  # (B, T + 1)
-    inputs = ids[:, :-1].clamp(min=0)  # -100 becomes 0
-    targets = ids[:, 1:]
-    return inputs, targets
+    inputs = [torch.tensor(ids[:-1]) for ids in sequences]
+    targets = [torch.tensor(ids[1:]) for ids in sequences]
+    return (pad_sequence(inputs, batch_first=True, padding_value=DELIMITER_ID),
+            pad_sequence(targets, batch_first=True, padding_value=-100))
 
 
 def next_token_loss(model, inputs, targets):
-    """Mean cross-entropy of the true next tokens, in nats per token.
+    """How surprising the true next tokens are, in nats per token.
 
-    A next token of probability p costs -ln(p) nats: nothing if the model
-    was sure of it, 0.69 for 1/2, 2.3 for 1/10.
+    A next token to which the model gives the probability p costs -ln(p)
+    nats: 0 if the model was sure of it, 0.69 for 1/2, 2.3 for 1/10. The
+    mean of these costs, which is returned, is called cross-entropy.
 
-    All positions learn at once. Each is given the true past, whatever the
-    model would have said itself (teacher forcing).
+    All positions are predicted at once. Each is given the true past, and
+    not what the model itself would have written (teacher forcing).
     """
-    device = next(model.parameters()).device
+    device = next(model.parameters()).device  # where the model is: CPU or GPU
     logits, _ = model(inputs.to(device))  # (B, T, V)
 
-    # cross_entropy takes a list of predictions, and has the softmax inside
+    # cross_entropy takes one long list; the softmax is inside
     logits = logits.flatten(0, 1)  # (B * T, V)
     targets = targets.flatten().to(device)  # (B * T,)
     return F.cross_entropy(logits, targets)
 
 
-@torch.no_grad()
+@torch.no_grad()  # nothing is learned here, so gradients aren't needed
 def evaluate(model, sequences, batch_size=BATCH_SIZE):
     """Mean loss over all predicted tokens, in nats per token.
 
@@ -401,15 +402,16 @@ def evaluate(model, sequences, batch_size=BATCH_SIZE):
 
 
 def entropy_floor(sequences):
-    """The lowest loss without seeing the future, in nats per token.
+    """The lowest loss of any model that can't see the future.
 
-    Even a perfect model can't know which of the six sentences comes. So it
-    gives a sentence the probability 1/6. This is the product of the
-    probabilities of its tokens, so the costs of its tokens add up to
-    -ln(1/6) = ln 6. With 30 tokens in all, the floor is 6 ln 6 / 30 = 0.3584.
+    In nats per token. Even a perfect model can't know which of the six
+    sentences comes. The best it can do is to give each the probability 1/6.
+    The probability of a sentence is the product of those of its tokens, so
+    the costs of its tokens add up to -ln(1/6) = ln 6. Six sentences cost
+    6 ln 6. Divided by their 30 tokens, that is 0.3584.
 
-    The first id of a sequence is given, not predicted. Sequences compete
-    with those that begin alike. (In pieces of long lines, beginnings differ.)
+    The first id of a sequence is given, so a sequence competes only with
+    those of the same first id. (The pieces of long lines differ in it.)
     """
     copies = Counter(tuple(ids) for ids in sequences)
     competitors = Counter(ids[0] for ids in sequences)
@@ -422,10 +424,10 @@ def entropy_floor(sequences):
 
 # ------------------------------------------------ the loss becomes learning
 def progress(losses, steps, seconds):
-    """How the training goes, as one line: step, loss, seconds.
+    """One line on the training: step, loss, seconds.
 
-    The loss is the mean of the latest steps, a tenth of all. Where much
-    time is left, the line says how much.
+    The loss is the mean of the last tenth of the steps. If more than a
+    minute is left, the line says how much.
     """
     step = len(losses)
     latest = losses[-max(1, steps // 10):]
@@ -442,12 +444,12 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE,
           lr=LEARNING_RATE, watch=lambda: ""):
     """Fit the model to the sequences; return the loss of each step.
 
-    Losses are in nats per token. A line is printed at the first step and at
-    each tenth of the steps. It ends with the text that watch() returns.
+    Losses are in nats per token. The first step and each tenth of the steps
+    print a line, which ends with the text that watch() returns.
 
-    Adam gives each parameter a step size of its own, from the mean and the
-    usual size of its latest gradients. Plain gradient descent has one step
-    size for all of them.
+    Adam is gradient descent with a memory. It moves each parameter by the
+    mean of its latest gradients, divided by their usual size. So parameters
+    with small gradients move as far as those with large ones.
 
     Ctrl-C ends the training early and keeps what was learned. The model is
     left in eval mode.
@@ -464,26 +466,25 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE,
         torch.set_num_threads(1)
 
     started = time.perf_counter()
-    model.train()  # dropout on
     try:
         for epoch in range(epochs):
             for inputs, targets in batches:
                 # Predict, and measure how wrong the predictions are
+                model.train()  # dropout on
                 loss = next_token_loss(model, inputs, targets)
                 losses.append(loss.item())
 
-                # Find how each parameter would raise the loss
+                # Compute the gradient: how each parameter changes the loss
                 optimizer.zero_grad()  # or earlier steps' gradients are added
                 loss.backward()
 
-                # Move each parameter a little the other way
+                # Move each parameter a little, so that the loss falls
                 optimizer.step()
 
                 # Tell how it goes
                 if len(losses) in report_at:
                     line = progress(losses, steps, time.perf_counter() - started)
                     print(f"{line}  {watch()}", flush=True)
-                    model.train()  # watch may have turned dropout off
     except KeyboardInterrupt:
         print(f"stopped at step {len(losses)}")
     finally:
@@ -494,7 +495,7 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE,
 
 # ------------------------------------------------ learning becomes text
 def as_input(ids, model):
-    """List of ids -> (1, T): the latest ids, as many as the context holds."""
+    """List of ids -> (1, T): the latest ids that fit into the context."""
     device = next(model.parameters()).device
     return torch.tensor([ids[-model.context_length:]], device=device)
 
@@ -503,14 +504,14 @@ def as_input(ids, model):
 def next_tokens(prompt, model, vocab, count=3):
     """What may follow the prompt: pairs of token and probability.
 
-    This is what a GPT knows. Writing a text means asking for it again and
-    again. Raises ValueError for a token that is not in the vocabulary.
+    All that a GPT can do is this. To write, it does it again and again.
+    Raises InputError for a token that is not in the vocabulary.
     """
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
     model.eval()  # dropout off
     logits, _ = model(as_input(ids, model))  # (1, T, V)
 
-    # What follows the earlier tokens is known: only the last one counts
+    # What follows the other tokens stands in the text: take the last ones
     probabilities = F.softmax(logits[0, -1], dim=-1)  # (V,)
     likeliest = probabilities.argsort(descending=True)[:count]
     return [(vocab.tokens[i], probabilities[i].item()) for i in likeliest]
@@ -519,32 +520,35 @@ def next_tokens(prompt, model, vocab, count=3):
 def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
     """Logits (V,) -> the probabilities (V,) from which a token is drawn.
 
-    A temperature below 1 makes likely tokens likelier, above 1 it evens
-    them out. top_k keeps that many of the likeliest tokens. top_p keeps the
-    fewest of the likeliest that together reach this probability (nucleus
-    sampling, Holtzman et al. 2019).
+    Logits are divided by the temperature. Below 1, their differences grow,
+    and the likeliest tokens become likelier. Above 1, probabilities even
+    out. top_k leaves that many of the likeliest tokens. top_p leaves as few
+    of the likeliest as together reach the probability p (nucleus sampling,
+    Holtzman et al. 2019).
 
-    Raises ValueError if one of these is out of range.
+    Raises InputError if one of these is out of range.
     """
-    if not (temperature >= 1e-6 and (top_k is None or top_k >= 1) and 0 < top_p <= 1):
-        raise InputError("drawing a token needs a temperature of at least 1e-6,"
-                         " a top_k of at least 1, and a top_p above 0 and up to 1")
+    least = 1e-6
+    if not (temperature >= least and (top_k is None or top_k >= 1)
+            and least <= top_p <= 1):
+        raise InputError(f"drawing needs a temperature of at least {least}, a top_k"
+                         f" of at least 1, a top_p from {least} to 1")
 
     # Turn logits into probabilities, and put the likeliest first
     probabilities = F.softmax(logits / temperature, dim=-1)  # (V,)
-    kept, ids = probabilities.sort(descending=True)  # (V,), (V,)
+    ordered, ids = probabilities.sort(descending=True)  # (V,), (V,)
 
-    # Drop all after the top_k
+    # Drop all after the first top_k
     if top_k is not None:
-        kept[top_k:] = 0.0
+        ordered[top_k:] = 0.0
 
-    # Drop each token whose likelier ones reach top_p of what is left
+    # Drop each token before which top_p of what is left is reached already
     if top_p < 1:
-        likelier = kept.cumsum(dim=-1) - kept
-        kept[likelier >= top_p * kept.sum()] = 0.0
+        sum_before = ordered.cumsum(dim=-1) - ordered
+        ordered[sum_before >= top_p * ordered.sum()] = 0.0
 
-    # Sum to 1 again, each token in its place in the vocabulary
-    probabilities[ids] = kept / kept.sum()
+    # Put each token back in its place, and let them sum to 1 again
+    probabilities[ids] = ordered / ordered.sum()
     return probabilities
 
 
@@ -556,20 +560,22 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
              temperature=0.0, top_k=None, top_p=1.0):
     """Continue the prompt, token by token; return all of it as text.
 
-    The text ends where the model says the delimiter, or else after
-    max_new_tokens: by default, as many as the model's context holds.
+    The text ends where the model chooses the delimiter, or else after
+    max_new_tokens, by default as many as the model's context holds.
 
-    Temperature 0 always takes the likeliest token (greedy). Such a text may
-    go in circles, since the same context gets the same next token each
-    time. Above 0, the next token is drawn: see sampling_probabilities.
+    Temperature 0 takes the likeliest token each time (greedy). Such a text
+    may go in circles: what was said once is likely to be said again, and no
+    chance breaks the circle. Above 0, a token is drawn, with the options of
+    sampling_probabilities.
 
-    Each new token is computed from the whole text so far. Larger programs
-    keep the keys and values of the past instead (a KV cache). That works
-    until the text outgrows the context, and each position changes.
+    Each step computes the whole text again. Since no token looks ahead, the
+    keys and values of earlier tokens stay the same, and could be kept (a KV
+    cache). But once the text is longer than the context, the context moves
+    on, each token gets another position, and what was kept is wrong.
 
-    Without model and vocab, those of the last run speak. The model is left
-    in eval mode. Raises ValueError for a token that is not in the
-    vocabulary, and for sampling that makes no sense.
+    Without model and vocab, those of the last run are used. The model is
+    left in eval mode. Raises InputError for a token that is not in the
+    vocabulary, and for options that make no sense.
     """
     if model is None and vocab is None:
         model, vocab = last_run
@@ -584,10 +590,10 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
     model.eval()  # dropout off
     for _ in range(max_new_tokens):
-        # Ask what follows each token, and look at the last one
+        # Predict what follows each token
         logits, _ = model(as_input(ids, model))  # (1, T, V)
 
-        # Choose the next token
+        # Choose what follows the last one
         if temperature == 0:
             next_id = torch.argmax(logits[:, -1, :]).item()
         else:
@@ -595,7 +601,7 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
                 logits[0, -1], temperature, top_k, top_p)  # (V,)
             next_id = torch.multinomial(probabilities, num_samples=1).item()
 
-        # Stop at the delimiter, or else append and ask again
+        # Stop at the delimiter, or append the token and go on
         if next_id == DELIMITER_ID:
             break
         ids.append(next_id)
@@ -604,7 +610,7 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
 
 # ------------------------------------------------ learning becomes a picture
 def label(token):
-    """A token to look at: at most 16 characters, with visible blanks."""
+    """A token as a label: at most 16 characters, blanks made visible."""
     text = str(token).replace(" ", "␣").replace("\t", "⇥")
     return text if len(text) <= 16 else text[:15] + "…"
 
@@ -624,7 +630,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     # Leave the future blank, unless the model saw it
     blank = causal_mask(T) & (weights == 0)  # (H, T, T)
 
-    # Label the tokens: all of them, or every so many if they are over 40
+    # Label the tokens, but not more than 40 of them
     every = math.ceil(T / 40)
     places = [t + 0.5 for t in range(0, T, every)]
     labels = [label(token) for token in tokens or range(T)][::every]
@@ -661,16 +667,17 @@ def plot_attention(attention_weights, layer=0, tokens=None):
 def hold_out(encoded_lines, share, seed):
     """Lines of ids -> lines to train on, lines to test on.
 
-    A model can learn lines by heart. Whether it learned more than that
-    shows on lines that it never saw. They are drawn at random: a share of
-    the different lines, each with all of its copies.
+    A model can learn its lines by heart. Lines that it never saw show
+    whether it learned more than that. A share of the different lines is
+    drawn at random for this, with all of their copies.
 
-    Raises ValueError if nothing is left to train on.
+    Raises InputError if nothing is left to train on.
     """
     different = sorted({tuple(ids) for ids in encoded_lines})
-    count = math.ceil(round(share * len(different), 6))
+    count = math.ceil(round(share * len(different), 6))  # 0.07 * 100 is over 7
     if count == len(different):
-        raise InputError(f"no line to train on: {count} of {count} are held out")
+        raise InputError(f"no line is left to train on: there are {count}"
+                         f" different lines, and {count} are held out")
 
     drawn = set(random.Random(seed).sample(different, count))
     training_lines = [ids for ids in encoded_lines if tuple(ids) not in drawn]
@@ -681,8 +688,8 @@ def hold_out(encoded_lines, share, seed):
 def choose_context(encoded_lines, at_most):
     """How many tokens the model can look at: the longest line, or at_most.
 
-    The delimiter before the line counts as well. T tokens have T * T
-    attention weights in each head, which limits what is affordable.
+    The delimiter before a line counts as well. A head computes T * T
+    weights, so a long context is costly.
     """
     return min(at_most, 1 + max(len(ids) for ids in encoded_lines))
 
@@ -694,7 +701,7 @@ def mark_cut(text, prompt, vocab, max_new_tokens):
 
 
 def print_task(vocab, encoded_lines, training, model):
-    """Print what there is to learn, how well that can be done, by whom."""
+    """Print the sizes of data and model, and between what losses can lie."""
     V = len(vocab.tokens)
     T = model.context_length
     data = f"{count_predictions(training):,} tokens to predict, vocabulary of {V:,}"
@@ -712,13 +719,14 @@ def print_task(vocab, encoded_lines, training, model):
 
 
 def print_loss(name, vocab, sequences, model):
-    """Evaluate, then print the loss, the perplexity, and what looks wrong.
+    """Evaluate; print the loss, the perplexity, and warnings.
 
     The perplexity is e to the power of the loss. At a perplexity of 3, the
     model hesitates as if between three equally likely tokens.
     """
     loss = evaluate(model, sequences)
-    print(f"{name}  loss {loss:.4f}, perplexity {torch.tensor(loss).exp():.3g}")
+    perplexity = torch.tensor(loss).exp()  # at most inf: math.exp can overflow
+    print(f"{name}  loss {loss:.4f}, perplexity {perplexity:.3g}")
     if not loss > entropy_floor(sequences) - 0.0001:  # true for nan, too
         print("bug?      not above the floor: check mask, targets, softmax axis")
     if loss > math.log(len(vocab.tokens)):
@@ -726,15 +734,15 @@ def print_loss(name, vocab, sequences, model):
 
 
 def run(lines, options):
-    """Learn the lines, complete the prompt, draw the attention; tell all.
+    """Learn the lines, complete the prompt, draw the attention.
 
     lines: a list, or one text. Returns the model, its vocab, the tokens of
-    the text, and their attention weights. Raises ValueError if the lines or
+    the text, and their attention weights. Raises InputError if the lines or
     the options can't be used.
     """
     global last_run
 
-    # Text becomes tokens (those of held-out lines count, blank lines don't)
+    # Text becomes tokens (the vocabulary has the held-out lines', too)
     if isinstance(lines, str):
         lines = lines.split("\n")
     lines = [line for line in lines if line.strip()]
@@ -754,7 +762,7 @@ def run(lines, options):
                     options.heads, options.layers, options.dropout)
     model.to(options.device)
 
-    # Let it speak untrained: what can't be done is refused now, not later
+    # Try the options on the untrained model: errors come now, not later
     prompt = options.prompt
     if prompt is None:
         prompt = "" if options.data else lines[0].split()[0]
@@ -771,7 +779,7 @@ def run(lines, options):
         return text
 
     print_task(vocab, encoded_lines, training, model)
-    torch.manual_seed(options.seed)
+    torch.manual_seed(options.seed)  # again, since the trial may have drawn
     train(model, training, options.epochs, options.batch_size, options.lr, watch)
     last_run = model, vocab
 
@@ -797,7 +805,7 @@ def run(lines, options):
     return model, vocab, tokens, attention_weights
 
 
-# ------------------------------------------------ the rest: not about GPTs
+# ------------------------------------------------ the rest is not about GPTs
 def between(kind, least, most=2**31 - 1):
     """A type for argparse: a number of this kind, from least to most."""
     def number(text):
@@ -806,8 +814,9 @@ def between(kind, least, most=2**31 - 1):
         except ValueError:
             value = math.nan  # which is not between any two numbers
         if not least <= value <= most:
+            word = "whole number" if kind is int else "number"
             raise argparse.ArgumentTypeError(
-                f"{text!r} is no {kind.__name__} from {least} to {most}")
+                f"{text!r} is no {word} from {least} to {most}")
         return value
     return number
 
@@ -819,7 +828,7 @@ def read_options(argv):
     """
     if isinstance(argv, str):
         try:
-            argv = shlex.split(argv.replace("\\", "\\\\"))
+            argv = shlex.split(argv.replace("\\", "\\\\"))  # keep each backslash
         except ValueError as error:
             raise InputError(f"{error} in {argv}")
 
@@ -874,7 +883,7 @@ def read_options(argv):
 
 
 def read_text(path):
-    """The text of a file. Raises ValueError if it can't be read."""
+    """The text of a file. Raises InputError if it can't be read."""
     try:
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
@@ -882,7 +891,7 @@ def read_text(path):
 
 
 def save_picture(path):
-    """Write the current figure. Raises ValueError if that fails."""
+    """Write the current figure. Raises InputError if that fails."""
     try:
         plt.savefig(path, dpi=150)
     except OSError as error:
@@ -894,7 +903,8 @@ def main(argv=()):
     """Do what the options say, a list or a text such as "--layers 4".
 
     Returns the model, its vocab, the tokens of the text, and their
-    attention weights. Options that can't be used end in one line.
+    attention weights. What can't be used is told in one line, and the
+    program ends with status 2.
     """
     try:
         options = read_options(argv)
@@ -909,7 +919,7 @@ def main(argv=()):
         message = "interrupted"
         status = 130
 
-    # Not inside of except: Colab can't show an exit from there
+    # Colab can't show an exit inside of an except
     print(message, file=sys.stderr)
     sys.exit(status)
 
@@ -919,7 +929,7 @@ if __name__ == "__main__":
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
 
-    # In a notebook, sys.argv holds the options of its kernel, not ours
+    # In a notebook, sys.argv has the options of the notebook, not ours
     file = globals().get("__file__") or ""
     is_script = Path(file).name == Path(sys.argv[0]).name
     argv = sys.argv[1:] if is_script else []
