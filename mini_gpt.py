@@ -245,11 +245,11 @@ class MaskedSelfAttention(nn.Module):
 class GPTBlock(nn.Module):
     """First the tokens look at each other, then each one thinks by itself.
 
-    Residual connections: a block adds to x and doesn't replace it. So each
-    block has to learn only a correction. The gradient, which travels from
-    the loss back to the first block, passes an addition undiminished. And
-    the tokens stay apart, which attention alone would average. Without the
-    additions, 12 blocks learn little but how often each word comes.
+    Residual connections: a block adds to x and doesn't replace it, so it
+    has to learn only a correction. On the way forward, each token stays
+    what it is, while attention alone would average the tokens until all are
+    alike. On the way back, additions hand the gradient on to the first
+    block. Without them, 12 blocks learn only how often each word comes.
 
     LayerNorm: shifts and scales the vector of each token to mean 0 and
     deviation 1, so that each part reads numbers of a steady size. (Learned
@@ -726,7 +726,7 @@ def print_loss(name, vocab, sequences, model):
     """
     loss = evaluate(model, sequences)
     perplexity = torch.tensor(loss).exp()  # at most inf: math.exp can overflow
-    print(f"{name}  loss {loss:.4f}, perplexity {perplexity:.3g}")
+    print(f"{name}  loss {loss:.4f}, perplexity {perplexity:#.3g}")
     if not loss > entropy_floor(sequences) - 0.0001:  # true for nan, too
         print("bug?      not above the floor: check mask, targets, softmax axis")
     if loss > math.log(len(vocab.tokens)):
