@@ -21,14 +21,14 @@ shapes:
     ids      (B, T)     each token's number in the vocabulary
     vectors  (B, T, C)  C numbers that stand for a token and its position
     blocks   (B, T, C)  the vectors, after the tokens looked at each other
-    logits   (B, T, V)  after each token, a number for each possible next one
+    logits   (B, T, V)  after each token, a number for each possible next
     loss     ()         how surprising the true next tokens were, on average
 
     B  batch: sequences side by side
     T  time: tokens in a sequence
     C  channels: numbers that stand for a token (embed_dim)
     V  vocabulary: how many different tokens there are
-    H  attention heads, which share the channels
+    H  attention heads, which divide the channels among them
 """
 
 import argparse
@@ -121,6 +121,9 @@ class Vocab:
 def make_sequences(encoded_lines, context_length):
     """Lines of ids -> sequences of at most context_length + 1 ids.
 
+    One id more than the context, since the inputs are all ids but the last,
+    and the targets all but the first.
+
     Each line gets a delimiter before it, so that its first token can be
     predicted, and one after it, so that the model learns where to stop.
 
@@ -155,13 +158,13 @@ def causal_mask(seq_len, device=None):
         is            .     .       .      .      X      predicts "powerful"
         powerful      .     .       .      .      .      predicts the end
 
-    In training the whole sentence is there. Without the mask, a token could
-    read the answer one column to its right, and would learn nothing else.
-    With it, each row is an honest example. The six sentences make 30 of
-    them: 24 words and 6 ends.
+    In training the whole sentence is there. Without the mask, the model
+    could read the answer to each row one column to the right, and would
+    learn nothing else. With it, each row is an honest example. The six
+    sentences make 30 of them: 24 words and 6 ends.
     """
     ones = torch.ones(seq_len, seq_len, device=device)
-    return torch.triu(ones, diagonal=1).bool()
+    return torch.triu(ones, diagonal=1).bool()  # keeps what is up and right
 
 
 class MaskedSelfAttention(nn.Module):
@@ -173,11 +176,11 @@ class MaskedSelfAttention(nn.Module):
     question, the larger the share that is taken from the shelf. The token
     goes home with a weighted mean of the values:
 
-        attention(q, k, v) = softmax(q @ k^T / sqrt(d)) @ v
+        attention(q, k, v) = softmax(mask(q @ k^T / sqrt(d))) @ v
 
     q @ k^T scores how well keys fit queries: multiply channel by channel,
     add up. The softmax makes weights of a row of scores: e to the power of
-    each score, divided by the sum of these in the row.
+    each score, divided by the sum of these in the row. d is their length.
 
     Self: queries, keys and values are all made from the same text.
     Causal: a token looks at itself and at the tokens before it.
@@ -246,25 +249,25 @@ class GPTBlock(nn.Module):
     """First the tokens look at each other, then each one thinks by itself.
 
     Residual connections: a block adds to x and doesn't replace it, so it
-    has to learn only a correction. On the way forward, each token stays
-    what it is, while attention alone would average the tokens until all are
+    has to learn only a correction. On the way forward, each token keeps its
+    own vector, while attention alone would average the tokens until all are
     alike. On the way back, additions hand the gradient on to the first
-    block. Without them, 12 blocks learn only how often each word comes.
+    block. Without them, 12 blocks learn little but how often a word comes.
 
     LayerNorm: shifts and scales the vector of each token to mean 0 and
-    deviation 1, so that each part reads numbers of a steady size. (Learned
-    numbers then scale and shift each channel.) It stands before each part,
+    standard deviation 1, so that a part reads numbers of a steady size.
+    (Learned numbers then scale and shift each channel.) It stands before each part,
     so that x itself passes through additions only. In the paper of 2017 it
-    stood after the addition.
+    stood after the addition, and training had to start very slowly.
 
     Feed-forward network: the same two layers for each token by itself.
     Attention moves values between tokens, but it only takes their mean.
     Combining them into something new needs a function that bends: GELU, a
     smooth ReLU. Without a bend, two linear layers can do no more than one.
 
-    Dropout: in training, each number is set to 0 with a probability of 0.1,
-    and the others are scaled up to make good for it. So the model can't
-    rely on any single number.
+    Dropout: in training, each number that passes it is set to 0 with a
+    probability of 0.1, and the others are scaled up to make good for it. So
+    the model can't rely on any single number.
     """
 
     def __init__(self, embed_dim, num_heads, dropout):
@@ -313,7 +316,7 @@ class MiniGPT(nn.Module):
         self.blocks = nn.ModuleList(
             GPTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
-        self.lm_head = nn.Linear(embed_dim, vocab_size)  # no attention head
+        self.lm_head = nn.Linear(embed_dim, vocab_size)  # the output layer
 
     def forward(self, ids):
         """ids (B, T) -> logits (B, T, V), a list of attention weights.
@@ -337,7 +340,7 @@ class MiniGPT(nn.Module):
             x, weights = block(x)  # (B, T, C), (B, H, T, T)
             attention_weights.append(weights)
 
-        # Bring x, to which each block has added, to a steady size; predict
+        # Bring x to a steady size (each block has added to it), and predict
         logits = self.lm_head(self.norm(x))  # (B, T, V)
         return logits, attention_weights
 
@@ -571,7 +574,7 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
     Each step computes the whole text again. Since no token looks ahead, the
     keys and values of earlier tokens stay the same, and could be kept (a KV
     cache). But once the text is longer than the context, the context moves
-    on, each token gets another position, and what was kept is wrong.
+    on, each token gets another learned position, and what was kept is wrong.
 
     Without model and vocab, those of the last run are used. The model is
     left in eval mode. Raises InputError for a token that is not in the
@@ -634,7 +637,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     every = math.ceil(T / 40)
     places = [t + 0.5 for t in range(0, T, every)]
     labels = [label(token) for token in tokens or range(T)][::every]
-    style = {"labels": labels, "parse_math": False}  # $ starts no formula
+    style = {"labels": labels, "parse_math": False}  # $ is only a $
 
     # Make room for a panel per head, four in a row
     columns = min(H, 4)
@@ -674,7 +677,9 @@ def hold_out(encoded_lines, share, seed):
     Raises InputError if nothing is left to train on.
     """
     different = sorted({tuple(ids) for ids in encoded_lines})
-    count = math.ceil(round(share * len(different), 6))  # 0.07 * 100 is over 7
+
+    # Round first: as a float, 0.07 * 100 is a little more than 7
+    count = math.ceil(round(share * len(different), 6))
     if count == len(different):
         raise InputError(f"no line is left to train on: there are {count}"
                          f" different lines, and {count} are held out")
@@ -701,7 +706,7 @@ def mark_cut(text, prompt, vocab, max_new_tokens):
 
 
 def print_task(vocab, encoded_lines, training, model):
-    """Print the sizes of data and model, and between what losses can lie."""
+    """Print the sizes and two losses to compare with: floor, guessing."""
     V = len(vocab.tokens)
     T = model.context_length
     data = f"{count_predictions(training):,} tokens to predict, vocabulary of {V:,}"
