@@ -33,6 +33,7 @@ shapes:
 
 import argparse
 import math
+import os
 import random
 import shlex
 import sys
@@ -622,13 +623,16 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     """Draw who looks at whom: a heatmap for each head of a layer.
 
     attention_weights: a (B, H, T, T) per layer. The first of B is drawn.
-    tokens: T words for the axes. Row: the token that looks. Column: the
-    token that it looks at.
+    tokens: T words for the axes; if missing, numbers. Row: the token that
+    looks. Column: the token that it looks at.
 
     In a notebook, plt.savefig("attention.png") in the same cell keeps it.
     """
     weights = attention_weights[layer][0].detach().cpu()  # (H, T, T)
     H, T, _ = weights.shape
+    tokens = list(range(T)) if tokens is None else list(tokens)
+    if len(tokens) != T:
+        raise InputError(f"{len(tokens)} tokens can't label {T} rows of weights")
 
     # Leave the future blank, unless the model saw it
     blank = causal_mask(T) & (weights == 0)  # (H, T, T)
@@ -636,7 +640,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     # Label the tokens, but not more than 40 of them
     every = math.ceil(T / 40)
     places = [t + 0.5 for t in range(0, T, every)]
-    labels = [label(token) for token in tokens or range(T)][::every]
+    labels = [label(token) for token in tokens[::every]]
     style = {"labels": labels, "parse_math": False}  # $ is only a $
 
     # Make room for a panel per head, four in a row
@@ -679,7 +683,7 @@ def hold_out(encoded_lines, share, seed):
     different = sorted({tuple(ids) for ids in encoded_lines})
 
     # Round first: as a float, 0.07 * 100 is a little more than 7
-    count = math.ceil(round(share * len(different), 6))
+    count = math.ceil(round(share * len(different), 9))
     if count == len(different):
         raise InputError(f"no line is left to train on: there are {count}"
                          f" different lines, and {count} are held out")
@@ -751,6 +755,8 @@ def run(lines, options):
     if isinstance(lines, str):
         lines = lines.split("\n")
     lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise InputError("the data has no words")
     vocab = Vocab(lines, options.chars)
     encoded_lines = [vocab.encode(line) for line in lines]
 
@@ -833,7 +839,11 @@ def read_options(argv):
     """
     if isinstance(argv, str):
         try:
-            argv = shlex.split(argv.replace("\\", "\\\\"))  # keep each backslash
+            words = shlex.shlex(argv, posix=True)
+            words.whitespace_split = True
+            words.commenters = ""
+            words.escape = ""  # a backslash is only a backslash
+            argv = list(words)
         except ValueError as error:
             raise InputError(f"{error} in {argv}")
 
@@ -846,10 +856,8 @@ def read_options(argv):
     add = parser.add_argument_group("data").add_argument
     add("--data", type=Path, metavar="FILE", help="UTF-8 text, one example a line")
     add("--chars", action="store_true", help="make tokens of characters, not words")
-    add("--context", type=count, default=128,
-        help="most tokens that the model can look at; longer lines are cut")
-    add("--holdout", type=share, default=0.0,
-        help="share of the different lines to test on, and not to train on")
+    add("--context", type=count, default=128, help="longest piece of a line, in tokens")
+    add("--holdout", type=share, default=0.0, help="share of lines to test on")
 
     add = parser.add_argument_group("model").add_argument
     add("--embed-dim", type=count, default=EMBED_DIM, help="channels of a token")
@@ -861,28 +869,27 @@ def read_options(argv):
     add("--epochs", type=count, default=EPOCHS, help="how often each line is seen")
     add("--batch-size", type=count, default=BATCH_SIZE, help="sequences in a step")
     add("--lr", type=share, default=LEARNING_RATE, help="learning rate of Adam")
-    add("--seed", type=between(int, 0), default=SEED,
-        help="the same seed gives the same result on the same machine")
+    add("--seed", type=between(int, 0), default=SEED, help="start of random numbers")
     add("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="to compute on")
 
     add = parser.add_argument_group("generation").add_argument
-    add("--prompt", help="text to complete; if none is given, the first word of the"
-        " six sentences, and with --data the beginning of a line")
-    add("--max-new-tokens", type=count, help="longest continuation; if none is given,"
-        " as many tokens as the model can look at")
+    add("--prompt", help='to complete; if missing, "deep", or with --data nothing')
+    add("--max-new-tokens", type=count, help="if missing, as many as the context has")
     add("--temperature", type=between(float, 0), default=0.0,
         help="0: take the likeliest token; above 0: draw one")
     add("--top-k", type=count, help="draw from the k likeliest tokens")
     add("--top-p", type=share, default=1.0, help="draw from the fewest that reach p")
     add("--samples", type=count, default=1, help="texts to generate")
     add("--plot", type=Path, metavar="FILE", default="attention.png", help="picture")
-    options = parser.parse_args(argv)
+    options, unknown = parser.parse_known_args(argv)
 
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is no option (--help lists them)")
     if not torch.get_device_module(options.device).is_available():
         raise InputError(f"--device {options.device} is not available here")
     if options.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise InputError(f"--plot {options.plot} must end in .png, .pdf or .svg")
-    if options.plot.is_dir() or not options.plot.parent.is_dir():
+        raise InputError(f"--plot {options.plot} is no name with .png, .pdf or .svg")
+    if os.path.isdir(options.plot) or not os.path.isdir(options.plot.parent):
         raise InputError(f"--plot {options.plot} is no file in a folder that exists")
     return options
 
@@ -891,7 +898,7 @@ def read_text(path):
     """The text of a file. Raises InputError if it can't be read."""
     try:
         return path.read_text("utf-8-sig")
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"--data {path}: {error}")
 
 
@@ -899,7 +906,7 @@ def save_picture(path):
     """Write the current figure. Raises InputError if that fails."""
     try:
         plt.savefig(path, dpi=150)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"--plot {path}: {error}")
     print(f"picture   {path}")
 
@@ -911,6 +918,9 @@ def main(argv=()):
     attention weights. What can't be used is told in one line, and the
     program ends with status 2.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # "?" for what it can't show
+
     try:
         options = read_options(argv)
         lines = read_text(options.data) if options.data else SENTENCES
@@ -925,15 +935,11 @@ def main(argv=()):
         status = 130
 
     # Colab can't show an exit inside of an except
-    print(message, file=sys.stderr)
+    print(" ".join(message.split()), file=sys.stderr)
     sys.exit(status)
 
 
 if __name__ == "__main__":
-    # Where the output can't show a character, it shows "?"
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
-
     # In a notebook, sys.argv has the options of the notebook, not ours
     file = globals().get("__file__") or ""
     is_script = Path(file).name == Path(sys.argv[0]).name
