@@ -857,7 +857,7 @@ def read_options(argv):
     add("--data", type=Path, metavar="FILE", help="UTF-8 text, one example a line")
     add("--chars", action="store_true", help="make tokens of characters, not words")
     add("--context", type=count, default=128, help="longest piece of a line, in tokens")
-    add("--holdout", type=share, default=0.0, help="share of lines to test on")
+    add("--holdout", type=share, default=0.0, help="share of different lines to test on")
 
     add = parser.add_argument_group("model").add_argument
     add("--embed-dim", type=count, default=EMBED_DIM, help="channels of a token")
@@ -873,7 +873,7 @@ def read_options(argv):
     add("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="to compute on")
 
     add = parser.add_argument_group("generation").add_argument
-    add("--prompt", help='to complete; if missing, "deep", or with --data nothing')
+    add("--prompt", help="if missing, the first word, or nothing with --data")
     add("--max-new-tokens", type=count, help="if missing, as many as the context has")
     add("--temperature", type=between(float, 0), default=0.0,
         help="0: take the likeliest token; above 0: draw one")
