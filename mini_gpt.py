@@ -857,7 +857,7 @@ def read_options(argv):
     add("--data", type=Path, metavar="FILE", help="UTF-8 text, one example a line")
     add("--chars", action="store_true", help="make tokens of characters, not words")
     add("--context", type=count, default=128, help="longest piece of a line, in tokens")
-    add("--holdout", type=share, default=0.0, help="share of different lines to test on")
+    add("--holdout", type=share, default=0, help="share of different lines to test on")
 
     add = parser.add_argument_group("model").add_argument
     add("--embed-dim", type=count, default=EMBED_DIM, help="channels of a token")
