@@ -7,9 +7,9 @@
 
 A Transformer is a neural network in which the tokens of a text (here
 words) look at each other. In a decoder-only Transformer no token looks
-ahead: each one looks at itself and at those before it. So the network can
-write. It predicts the next token, the token is appended, and it predicts
-again. GPT: generative (it writes), pre-trained (on texts), Transformer.
+ahead: each one looks at itself and at those before it. So it can predict
+the next token. To write, it predicts one, appends it, and predicts again.
+GPT: generative (it writes), pre-trained (on texts), Transformer.
 
 If you are in a hurry, read three classes: MaskedSelfAttention, GPTBlock
 and MiniGPT. They are the model. Everything else feeds it, teaches it, or
@@ -21,14 +21,14 @@ shapes:
     ids      (B, T)     each token's number in the vocabulary
     vectors  (B, T, C)  C numbers that stand for a token and its position
     blocks   (B, T, C)  the vectors, after the tokens looked at each other
-    logits   (B, T, V)  after each token, a number for each possible next
+    logits   (B, T, V)  after each token, a number for each candidate
     loss     ()         how surprising the true next tokens were, on average
 
     B  batch: sequences side by side
     T  time: tokens in a sequence
     C  channels: numbers that stand for a token (embed_dim)
     V  vocabulary: how many different tokens there are
-    H  attention heads, which divide the channels among them
+    H  attention heads, which divide the channels among themselves
 """
 
 import argparse
@@ -62,15 +62,15 @@ SENTENCES = [
 EMBED_DIM = 32  # how many numbers stand for a token?
 NUM_HEADS = 4  # how many questions can a token ask in a block?
 NUM_LAYERS = 2  # how many blocks are there?
-DROPOUT = 0.1  # which share of numbers is set to 0 while training?
+DROPOUT = 0.1  # what fraction of numbers is set to 0 while training?
 LEARNING_RATE = 0.001  # about how far does a step move a parameter?
-EPOCHS = 300  # how often is each sentence seen?
+EPOCHS = 300  # how many times is each sentence seen?
 BATCH_SIZE = 32  # how many sequences are in a step? (all six fit into one)
-SEED = 184  # where do random numbers start? (other seeds do as well)
+SEED = 184  # where do random numbers start? (any other seed works, too)
 
 
 class InputError(ValueError):
-    """A mistake of the user, which main tells in one line."""
+    """A mistake by the user, which main reports in one line."""
 
 
 # ------------------------------------------------ text becomes tokens
@@ -82,7 +82,7 @@ class Vocab:
     """The different words of the lines, numbered from 1.
 
     Number 0 is the delimiter. With chars=True, the tokens are characters
-    instead of words. Raises InputError if the lines contain the delimiter.
+    instead of words. Raises InputError if a word is the delimiter.
     """
 
     def __init__(self, lines, chars=False):
@@ -122,8 +122,8 @@ class Vocab:
 def make_sequences(encoded_lines, context_length):
     """Lines of ids -> sequences of at most context_length + 1 ids.
 
-    One id more than the context, since the inputs are all ids but the last,
-    and the targets all but the first.
+    Of a sequence, all ids but the last will be inputs, and all but the
+    first will be targets. So it has one id more than the context.
 
     Each line gets a delimiter before it, so that its first token can be
     predicted, and one after it, so that the model learns where to stop.
@@ -159,10 +159,10 @@ def causal_mask(seq_len, device=None):
         is            .     .       .      .      X      predicts "powerful"
         powerful      .     .       .      .      .      predicts the end
 
-    In training the whole sentence is there. Without the mask, the model
-    could read the answer to each row one column to the right, and would
-    learn nothing else. With it, each row is an honest example. The six
-    sentences make 30 of them: 24 words and 6 ends.
+    In training the whole sentence is there. Without the mask, each row but
+    the last could read its answer in the column of the next token, and the
+    model would learn nothing else. With it, each row is an honest task. The
+    six sentences make 30 of them: 24 words and 6 ends.
     """
     ones = torch.ones(seq_len, seq_len, device=device)
     return torch.triu(ones, diagonal=1).bool()  # keeps what is up and right
@@ -179,9 +179,10 @@ class MaskedSelfAttention(nn.Module):
 
         attention(q, k, v) = softmax(mask(q @ k^T / sqrt(d))) @ v
 
-    q @ k^T scores how well keys fit queries: multiply channel by channel,
-    add up. The softmax makes weights of a row of scores: e to the power of
-    each score, divided by the sum of these in the row. d is their length.
+    q @ k^T says how well keys fit queries: multiply channel by channel, add
+    up. d is the number of channels of a query. The softmax turns each row of
+    scores into weights: it takes e to the power of each score, and divides
+    by the sum of the row, so that the weights sum to 1.
 
     Self: queries, keys and values are all made from the same text.
     Causal: a token looks at itself and at the tokens before it.
@@ -204,12 +205,12 @@ class MaskedSelfAttention(nn.Module):
     def forward(self, x):
         """x (B, T, C) -> out (B, T, C), attention weights (B, H, T, T).
 
-        Why the root? A score is a sum of d products. Plus and minus partly
-        cancel, so it is about as large as the root of d, just as 100 random
-        steps to the left or right end about 10 from the start. Large scores
-        make the softmax pick one token: the largest of ten weights, for a
-        query and ten keys of 64 random numbers (mean 0, deviation 1), is
-        0.86 on average, and 0.32 with the root. Small heads need it less.
+        Why the root? q @ k^T adds up d products. Plus and minus partly
+        cancel, so a sum is about as large as the root of d, just as 100
+        random steps to the left or right end about 10 from the start. Large
+        scores make the softmax pick one token: the largest of ten weights,
+        for a query and ten keys of 64 random numbers (mean 0, deviation 1),
+        is 0.86 on average, and 0.32 with the root. Small heads need it less.
 
         Why mask before the softmax? e to the power of -inf is 0, and the
         weights that are left still sum to 1. If weights were set to 0 after
@@ -242,7 +243,7 @@ class MaskedSelfAttention(nn.Module):
         # Put the heads side by side again
         out = out.transpose(1, 2).reshape(B, T, C)  # (B, T, C)
 
-        # Mix the heads: each channel becomes a learned sum over all of them
+        # Mix the heads: each new channel is a learned sum of all channels
         return self.projection(out), weights
 
 
@@ -252,22 +253,24 @@ class GPTBlock(nn.Module):
     Residual connections: a block adds to x and doesn't replace it, so it
     has to learn only a correction. On the way forward, each token keeps its
     own vector, while attention alone would average the tokens until all are
-    alike. On the way back, additions hand the gradient on to the first
-    block. Without them, 12 blocks learn little but how often a word comes.
+    alike. On the way back, an addition hands the gradient (see train) on to
+    the first block. Without those around attention, 12 blocks learn in 60
+    epochs little but how often each word comes.
 
     LayerNorm: shifts and scales the vector of each token to mean 0 and
-    standard deviation 1, so that a part reads numbers of a steady size.
-    (Learned numbers then scale and shift each channel.) It stands before each part,
-    so that x itself passes through additions only. In the paper of 2017 it
-    stood after the addition, and training had to start very slowly.
+    standard deviation 1, so that what comes next reads numbers of a steady
+    size. (Learned numbers then scale and shift each channel.) It stands
+    before attention and before the feed-forward network, so that x itself
+    passes through additions only. In the paper of 2017 it stood after the
+    addition, and training had to start very slowly.
 
     Feed-forward network: the same two layers for each token by itself.
     Attention moves values between tokens, but it only takes their mean.
     Combining them into something new needs a function that bends: GELU, a
     smooth ReLU. Without a bend, two linear layers can do no more than one.
 
-    Dropout: in training, each number that passes it is set to 0 with a
-    probability of 0.1, and the others are scaled up to make good for it. So
+    Dropout: in training, each number that passes it is set to 0 with the
+    probability dropout, and the others are scaled up to make up for it. So
     the model can't rely on any single number.
     """
 
@@ -303,9 +306,9 @@ class MiniGPT(nn.Module):
     as a one-hot vector, with a 1 at the id, times the table.) The rows
     start at random, and are learned like all other parameters.
 
-    Positions have a table of their own. A weighted mean is the same in any
-    order. Without positions, the "." of "dog bites man ." and of "man bites
-    dog ." would collect the same in a layer of attention.
+    Positions have a table of their own, since a mean doesn't tell in which
+    order its values came. Without positions, the "." of "dog bites man ."
+    and of "man bites dog ." would collect the same in the first block.
     """
 
     def __init__(self, vocab_size, context_length, embed_dim=EMBED_DIM,
@@ -317,7 +320,7 @@ class MiniGPT(nn.Module):
         self.blocks = nn.ModuleList(
             GPTBlock(embed_dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dim)
-        self.lm_head = nn.Linear(embed_dim, vocab_size)  # the output layer
+        self.lm_head = nn.Linear(embed_dim, vocab_size)  # not an attention head
 
     def forward(self, ids):
         """ids (B, T) -> logits (B, T, V), a list of attention weights.
@@ -406,13 +409,13 @@ def evaluate(model, sequences, batch_size=BATCH_SIZE):
 
 
 def entropy_floor(sequences):
-    """The lowest loss of any model that can't see the future.
+    """The lowest loss, in nats per token, without seeing the future.
 
-    In nats per token. Even a perfect model can't know which of the six
-    sentences comes. The best it can do is to give each the probability 1/6.
-    The probability of a sentence is the product of those of its tokens, so
-    the costs of its tokens add up to -ln(1/6) = ln 6. Six sentences cost
-    6 ln 6. Divided by their 30 tokens, that is 0.3584.
+    Even a model that knows the six sentences by heart can't know which of
+    them comes. The best it can do is to give each the probability 1/6. The
+    probability of a sentence is the product of those of its tokens, so the
+    costs of its tokens add up to -ln(1/6) = ln 6. That makes 6 ln 6 in all,
+    and 0.3584 for each of the 30 tokens.
 
     The first id of a sequence is given, so a sequence competes only with
     those of the same first id. (The pieces of long lines differ in it.)
@@ -430,8 +433,8 @@ def entropy_floor(sequences):
 def progress(losses, steps, seconds):
     """One line on the training: step, loss, seconds.
 
-    The loss is the mean of the last tenth of the steps. If more than a
-    minute is left, the line says how much.
+    The loss is the mean of the last tenth of the steps. If it will take
+    more than another minute, the line says how long.
     """
     step = len(losses)
     latest = losses[-max(1, steps // 10):]
@@ -451,9 +454,9 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE,
     Losses are in nats per token. The first step and each tenth of the steps
     print a line, which ends with the text that watch() returns.
 
-    Adam is gradient descent with a memory. It moves each parameter by the
-    mean of its latest gradients, divided by their usual size. So parameters
-    with small gradients move as far as those with large ones.
+    Adam is gradient descent with a memory. It moves each parameter against
+    the mean of its latest gradients, divided by their usual size, times lr.
+    So parameters with small gradients move as far as those with large ones.
 
     Ctrl-C ends the training early and keeps what was learned. The model is
     left in eval mode.
@@ -508,14 +511,14 @@ def as_input(ids, model):
 def next_tokens(prompt, model, vocab, count=3):
     """What may follow the prompt: pairs of token and probability.
 
-    All that a GPT can do is this. To write, it does it again and again.
+    This is all that a GPT can do. To write, it does this again and again.
     Raises InputError for a token that is not in the vocabulary.
     """
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
     model.eval()  # dropout off
     logits, _ = model(as_input(ids, model))  # (1, T, V)
 
-    # What follows the other tokens stands in the text: take the last ones
+    # Only what follows the last token is unknown: take the last logits
     probabilities = F.softmax(logits[0, -1], dim=-1)  # (V,)
     likeliest = probabilities.argsort(descending=True)[:count]
     return [(vocab.tokens[i], probabilities[i].item()) for i in likeliest]
@@ -526,8 +529,8 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
 
     Logits are divided by the temperature. Below 1, their differences grow,
     and the likeliest tokens become likelier. Above 1, probabilities even
-    out. top_k leaves that many of the likeliest tokens. top_p leaves as few
-    of the likeliest as together reach the probability p (nucleus sampling,
+    out. top_k keeps only the k likeliest tokens. top_p keeps the fewest of
+    the likeliest whose probabilities reach p together (nucleus sampling,
     Holtzman et al. 2019).
 
     Raises InputError if one of these is out of range.
@@ -546,7 +549,7 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
     if top_k is not None:
         ordered[top_k:] = 0.0
 
-    # Drop each token before which top_p of what is left is reached already
+    # Drop a token if those before it already reach top_p of what is left
     if top_p < 1:
         sum_before = ordered.cumsum(dim=-1) - ordered
         ordered[sum_before >= top_p * ordered.sum()] = 0.0
@@ -671,11 +674,11 @@ def plot_attention(attention_weights, layer=0, tokens=None):
 
 
 # ------------------------------------------------ the whole story
-def hold_out(encoded_lines, share, seed):
+def hold_out(encoded_lines, fraction, seed):
     """Lines of ids -> lines to train on, lines to test on.
 
     A model can learn its lines by heart. Lines that it never saw show
-    whether it learned more than that. A share of the different lines is
+    whether it learned more than that. A part of the different lines is
     drawn at random for this, with all of their copies.
 
     Raises InputError if nothing is left to train on.
@@ -683,7 +686,7 @@ def hold_out(encoded_lines, share, seed):
     different = sorted({tuple(ids) for ids in encoded_lines})
 
     # Round first: as a float, 0.07 * 100 is a little more than 7
-    count = math.ceil(round(share * len(different), 9))
+    count = math.ceil(round(fraction * len(different), 9))
     if count == len(different):
         raise InputError(f"no line is left to train on: there are {count}"
                          f" different lines, and {count} are held out")
@@ -751,7 +754,7 @@ def run(lines, options):
     """
     global last_run
 
-    # Text becomes tokens (the vocabulary has the held-out lines', too)
+    # Text becomes tokens (held-out lines give words to the vocab, too)
     if isinstance(lines, str):
         lines = lines.split("\n")
     lines = [line for line in lines if line.strip()]
@@ -851,24 +854,24 @@ def read_options(argv):
         "mini_gpt.py", usage=argparse.SUPPRESS, allow_abbrev=False,
         exit_on_error=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     count = between(int, 1)
-    share = between(float, 0, 1)
+    unit = between(float, 0, 1)
 
     add = parser.add_argument_group("data").add_argument
-    add("--data", type=Path, metavar="FILE", help="UTF-8 text, one example a line")
+    add("--data", type=Path, metavar="FILE", help="a UTF-8 file, one text a line")
     add("--chars", action="store_true", help="make tokens of characters, not words")
     add("--context", type=count, default=128, help="longest piece of a line, in tokens")
-    add("--holdout", type=share, default=0, help="share of different lines to test on")
+    add("--holdout", type=unit, default=0, help="part of different lines to test on")
 
     add = parser.add_argument_group("model").add_argument
     add("--embed-dim", type=count, default=EMBED_DIM, help="channels of a token")
     add("--heads", type=count, default=NUM_HEADS, help="attention heads in a layer")
     add("--layers", type=count, default=NUM_LAYERS, help="GPT blocks")
-    add("--dropout", type=share, default=DROPOUT, help="share of zeros in training")
+    add("--dropout", type=unit, default=DROPOUT, help="fraction set to 0 in training")
 
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, default=EPOCHS, help="how often each line is seen")
     add("--batch-size", type=count, default=BATCH_SIZE, help="sequences in a step")
-    add("--lr", type=share, default=LEARNING_RATE, help="learning rate of Adam")
+    add("--lr", type=unit, default=LEARNING_RATE, help="learning rate of Adam")
     add("--seed", type=between(int, 0), default=SEED, help="start of random numbers")
     add("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="to compute on")
 
@@ -878,7 +881,7 @@ def read_options(argv):
     add("--temperature", type=between(float, 0), default=0.0,
         help="0: take the likeliest token; above 0: draw one")
     add("--top-k", type=count, help="draw from the k likeliest tokens")
-    add("--top-p", type=share, default=1.0, help="draw from the fewest that reach p")
+    add("--top-p", type=unit, default=1.0, help="draw from the fewest that reach p")
     add("--samples", type=count, default=1, help="texts to generate")
     add("--plot", type=Path, metavar="FILE", default="attention.png", help="picture")
     options, unknown = parser.parse_known_args(argv)
@@ -915,7 +918,7 @@ def main(argv=()):
     """Do what the options say, a list or a text such as "--layers 4".
 
     Returns the model, its vocab, the tokens of the text, and their
-    attention weights. What can't be used is told in one line, and the
+    attention weights. What can't be used is reported in one line, and the
     program ends with status 2.
     """
     if hasattr(sys.stdout, "reconfigure"):
