@@ -417,6 +417,27 @@ def feed_forward_layers(block):
     return [layer for layer in block.feed_forward if isinstance(layer, nn.Linear)]
 
 
+def test_dropout_acts_in_four_places_of_each_block_and_nowhere_else():
+    model = MiniGPT(11, context_length=8, num_layers=3, dropout=0.7)
+    in_blocks = [part for block in model.blocks for part in block.modules()]
+    dropped = []
+    for part in in_blocks:
+        if isinstance(part, nn.Dropout):
+            part.register_forward_hook(
+                lambda part, args, out: dropped.append((part.p, *out.shape)))
+
+    model(torch.zeros(2, 5, dtype=torch.long))
+
+    assert dropped == 3 * [
+        (0.7, 2, 4, 5, 5),  # attention weights
+        (0.7, 2, 5, 32),  # what attention adds
+        (0.7, 2, 5, 128),  # inside of the feed-forward network
+        (0.7, 2, 5, 32),  # what it adds
+    ], "each of these four needs an nn.Dropout"
+    elsewhere = set(model.modules()) - set(in_blocks)
+    assert not any(isinstance(part, nn.Dropout) for part in elsewhere)
+
+
 def test_block_normalizes_what_attention_reads(block, x):
     _, weights = block(x)
     _, weights_of_more = block(10 * x)
@@ -600,24 +621,6 @@ def test_model_has_no_parameter_that_does_not_learn():
     for table in model.token_embedding, model.position_embedding:
         assert (table.weight.grad.norm(dim=-1) > 0).all(), (
             "each row of an embedding must learn, also that of the delimiter")
-
-
-def test_dropout_acts_in_four_places_of_each_block_and_nowhere_else():
-    model = MiniGPT(11, context_length=8, num_layers=3, dropout=0.7)
-    dropped = []
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.register_forward_hook(
-                lambda module, args, out: dropped.append((module.p, *out.shape)))
-
-    model(torch.zeros(2, 5, dtype=torch.long))
-
-    assert dropped == 3 * [
-        (0.7, 2, 4, 5, 5),  # attention weights
-        (0.7, 2, 5, 32),  # what attention adds
-        (0.7, 2, 5, 128),  # inside of the feed-forward network
-        (0.7, 2, 5, 32),  # what it adds
-    ], "each of these four needs an nn.Dropout"
 
 
 def test_model_refuses_more_tokens_than_its_context_holds():
