@@ -1404,19 +1404,19 @@ def test_the_default_run_tells_its_story(trained, capsys):
 
 
 def test_a_run_makes_and_trains_its_model_as_the_options_say(no_picture, capsys):
-    sequences = make_sequences(LINES, context_length=4)
+    sequences = make_sequences(LINES, context_length=5)
     torch.manual_seed(11)
-    by_hand = MiniGPT(V, 4, embed_dim=30, num_heads=5, num_layers=3, dropout=0.15)
+    by_hand = MiniGPT(V, 5, embed_dim=30, num_heads=5, num_layers=3, dropout=0.15)
     torch.manual_seed(11)
     train(by_hand, sequences, epochs=3, batch_size=2, lr=0.004)
     capsys.readouterr()
 
-    model, *_ = main("--context 4 --embed-dim 30 --heads 5 --layers 3 --dropout 0.15"
+    model, *_ = main("--context 5 --embed-dim 30 --heads 5 --layers 3 --dropout 0.15"
                      " --epochs 3 --batch-size 2 --lr 0.004 --seed 11")
 
     assert same_parameters(model, by_hand)
     printed = capsys.readouterr().out
-    assert "vocabulary of 17; 5 of 6 lines are cut at 4 tokens\n" in printed
+    assert "vocabulary of 17; 1 of 6 lines are cut at 5 tokens\n" in printed
 
 
 def test_a_run_generates_as_the_options_say(no_picture, monkeypatch, capsys):
