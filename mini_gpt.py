@@ -181,10 +181,13 @@ class MaskedSelfAttention(nn.Module):
 
         attention(q, k, v) = softmax(mask(q @ k^T / sqrt(d))) @ v
 
-    q @ k^T says how well keys fit queries: multiply channel by channel, add
-    up. d is the number of channels of a query. The softmax turns each row of
-    scores into weights: it takes e to the power of each score, and divides
-    by the sum of the row, so that the weights sum to 1.
+    A score says how well a key fits a query: q @ k^T multiplies the two
+    channel by channel and adds up, and d is how many channels they have.
+    The softmax turns each row of scores into weights. It takes e to the
+    power of each score, and divides by the sum of these in the row.
+
+    The weights are computed anew for each text. What is learned are the
+    layers: one makes q, k and v, one mixes what the heads have found.
 
     Self: queries, keys and values are all made from the same text.
     Causal: a token looks at itself and at the tokens before it.
@@ -207,8 +210,8 @@ class MaskedSelfAttention(nn.Module):
     def forward(self, x):
         """x (B, T, C) -> out (B, T, C), attention weights (B, H, T, T).
 
-        Why the root? q @ k^T adds up d products. Plus and minus partly
-        cancel, so a sum is about as large as the root of d, just as 100
+        Why the root? Without it, a score is a sum of d products. Plus and
+        minus cancel in part, so it is about as large as that root, as 100
         random steps to the left or right end about 10 from the start. Large
         scores make the softmax pick one token: the largest of ten weights,
         for a query and ten keys of 64 random numbers (mean 0, deviation 1),
