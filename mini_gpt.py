@@ -211,11 +211,12 @@ class MaskedSelfAttention(nn.Module):
         """x (B, T, C) -> out (B, T, C), attention weights (B, H, T, T).
 
         Why the root? Without it, a score is a sum of d products. Plus and
-        minus cancel in part, so it is about as large as that root, as 100
-        random steps to the left or right end about 10 from the start. Large
-        scores make the softmax pick one token: the largest of ten weights,
-        for a query and ten keys of 64 random numbers (mean 0, deviation 1),
-        is 0.86 on average, and 0.32 with the root. Small heads need it less.
+        minus cancel in part, so it is about as large as the root of d, just
+        as 100 random steps to the left or right end about 10 from the
+        start. Large scores make the softmax pick one token. For a query and
+        ten keys of 64 random numbers (mean 0, deviation 1), the largest of
+        the ten weights is 0.86 on average, and 0.32 with the root. Small
+        heads need the root less.
 
         Why mask before the softmax? e to the power of -inf is 0, and the
         weights that are left still sum to 1. If weights were set to 0 after
