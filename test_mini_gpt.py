@@ -23,6 +23,7 @@ written anew, as long as its name and the names of its layers stay.
 import copy
 import io
 import math
+import os
 import re
 import runpy
 import sys
@@ -1910,11 +1911,17 @@ BUGS = re.findall(r"```diff\n([^`]+)```\n\n(Loss .*)", TEXT)
 
 
 def apply_diff(diff):
-    """The source, with the lines after "+ " instead of those after "- "."""
+    """The source, with the lines after "+ " instead of those after "- ".
+
+    Whoever has rewritten these lines may skip the bug. The project may not.
+    """
     source = SOURCE
     for old, new in re.findall(r"((?:^- .*\n)+)((?:^\+ .*\n)*)", diff, re.MULTILINE):
         old = re.sub("^- ", "", old, flags=re.MULTILINE)
         new = re.sub(r"^\+ ", "", new, flags=re.MULTILINE)
+        if old not in source and "CI" not in os.environ:
+            pytest.skip("these lines have been rewritten")
+
         assert old in source, "the file has no such lines"
         source = source.replace(old, new)
     return source
@@ -1956,15 +1963,23 @@ def test_readme_bug_is_as_told(diff, told, capsys):
     pytest.param("Positions", "--data order.txt --layers 1", id="positions"),
     pytest.param("Attention", "--data order.txt --layers 1", id="attention"),
     pytest.param("The residual", "--layers 12 --epochs 60", id="residual"),
-    pytest.param("LayerNorm", "--lr 0.05", id="norm"),
 ])
 def test_readme_edit_shows_what_a_part_contributes(part, options, capsys):
     Path("order.txt").write_text("dog bites man : sad\nman bites dog : funny", "utf-8")
     low, high, diff = re.search(
-        rf"\*\*{part}.* before, ([\d.,]+?)(?: to ([\d.,]+))? after\.\n\n"
+        rf"\*\*{part}.* before, ([\d.]+?)(?: to ([\d.]+))? after\.\n\n"
         r"```diff\n([^`]+)```", TEXT).groups()
 
     edited(diff)["main"](options)
 
-    least, most = numbers(low)[0], numbers((high or low).replace(",", ""))[0]
-    assert 0.85 * least < training_loss(capsys.readouterr().out) < 1.15 * most
+    loss = training_loss(capsys.readouterr().out)
+    assert 0.85 * float(low) < loss < 1.15 * float(high or low)
+
+
+@reads_readme
+def test_readme_edit_shows_what_layernorm_is_good_for(capsys):
+    diff = re.search(r"\*\*LayerNorm.*\n\n```diff\n([^`]+)```", TEXT)[1]
+
+    edited(diff)["main"]("--lr 0.05")  # how far off it ends is chance
+
+    assert "\nnote      worse than guessing\n" in capsys.readouterr().out
