@@ -1980,6 +1980,7 @@ def test_readme_edit_shows_what_a_part_contributes(part, options, capsys):
 def test_readme_edit_shows_what_layernorm_is_good_for(capsys):
     diff = re.search(r"\*\*LayerNorm.*\n\n```diff\n([^`]+)```", TEXT)[1]
 
-    edited(diff)["main"]("--lr 0.05")  # how far off it ends is chance
+    edited(diff)["main"]("--lr 0.05")
 
-    assert "\nnote      worse than guessing\n" in capsys.readouterr().out
+    loss = training_loss(capsys.readouterr().out)
+    assert loss > math.log(V) or math.isnan(loss)  # how far off it ends is chance
