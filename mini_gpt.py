@@ -5,11 +5,14 @@
                                draws which words attend to which words
     python mini_gpt.py --help  your own text, sampling, held-out lines
 
+In a notebook, run(lines, layers=3) does the same with lines of your own.
+
 A Transformer is a neural network in which the tokens of a text (here
 words) look at each other. In a decoder-only Transformer no token looks
 ahead: each one looks at itself and at those before it. So it can predict
 the next token. To write, it predicts one, appends it, and predicts again.
-GPT: generative (it writes), pre-trained (on texts), Transformer.
+GPT: generative (it writes), pre-trained (on plain texts, before it is
+trained for a task), Transformer.
 
 If you are in a hurry, read three classes: MaskedSelfAttention, GPTBlock
 and MiniGPT. They are the model. Everything else feeds it, teaches it, or
@@ -22,20 +25,18 @@ shapes:
     vectors  (B, T, C)  C numbers that stand for a token and its position
     blocks   (B, T, C)  the vectors, after the tokens looked at each other
     logits   (B, T, V)  after each token, a number for each candidate
-    loss     ()         how surprising the true next tokens were, on average
+    loss     ()         one number: how surprising the true next tokens were
 
     B  batch: sequences side by side
     T  time: tokens in a sequence
     C  channels: numbers that stand for a token (embed_dim)
     V  vocabulary: how many different tokens there are
-    H  attention heads, which divide the channels among themselves
+    H  heads: questions that a token asks at once
 """
 
 import argparse
 import math
-import os
 import random
-import shlex
 import sys
 import time
 from collections import Counter
@@ -61,18 +62,15 @@ SENTENCES = [
 
 EMBED_DIM = 32  # how many numbers stand for a token?
 NUM_HEADS = 4  # how many questions can a token ask in a block?
-NUM_LAYERS = 2  # how many blocks are there?
+NUM_LAYERS = 2  # how many blocks are there? (the field calls them layers)
 DROPOUT = 0.1  # what fraction of numbers is set to 0 while training?
-LEARNING_RATE = 0.001  # about how far does a step move a parameter?
+LEARNING_RATE = 0.001  # about how far can a step move a parameter?
 EPOCHS = 300  # how many times is each sentence seen?
 BATCH_SIZE = 32  # how many sequences are in a step? (all six fit into one)
 
-# Any seed works. Processors differ in how they draw, and so in the digits
+# "powerful" and "fun" follow "deep learning is" once each: chance decides.
+# Other seeds may end in "fun". Other processors may show other digits.
 SEED = 184
-
-
-class InputError(ValueError):
-    """A mistake by the user, which main reports in one line."""
 
 
 # ------------------------------------------------ text becomes tokens
@@ -80,39 +78,52 @@ DELIMITER = "<|endoftext|>"  # between texts: it ends one and starts the next
 DELIMITER_ID = 0
 
 
-class Vocab:
-    """The different words of the lines, numbered from 1.
+def split_lines(text):
+    """One text or a list of lines -> list of lines, without blank ones."""
+    lines = text.split("\n") if isinstance(text, str) else text
+    return [line for line in lines if line.strip()]
 
-    Number 0 is the delimiter. With chars=True, the tokens are characters
-    instead of words. Raises InputError if a word is the delimiter.
+
+def tokenize(text, chars=False):
+    """Text -> list of tokens: words, or with chars=True characters.
+
+    Words are split at blanks. Large GPTs split words further, into some
+    50,000 pieces (byte pair encoding). Pieces can spell any new word, and
+    make shorter sequences than characters do.
+    """
+    return list(text) if chars else text.split()
+
+
+class InputError(ValueError):
+    """A mistake of the user, and not of the code: main tells it in one line."""
+
+
+class Vocab:
+    """The different tokens of the lines, numbered from 1.
+
+    Number 0 is the delimiter.
     """
 
     def __init__(self, lines, chars=False):
         self.chars = chars
 
         # Collect each token once
-        found = {token for line in lines for token in self.split(line)}
-        if DELIMITER in found:
-            raise InputError(f"the data has the word {DELIMITER}, which ends lines")
+        found = {token for line in lines for token in tokenize(line, chars)}
 
-        # From token to id, and back
+        # Number the tokens: from token to id, and from id to token
         self.ids = {token: i for i, token in enumerate(sorted(found), start=1)}
-        self.tokens = [DELIMITER, *self.ids]
-
-    def split(self, text):
-        """Text -> list of tokens."""
-        return list(text) if self.chars else text.split()
+        self.tokens = [DELIMITER, *self.ids]  # the delimiter is in no text
 
     def encode(self, text):
         """Text -> list of ids, without delimiters.
 
         Raises InputError for a token that is not in the vocabulary.
         """
-        tokens = self.split(text)
+        tokens = tokenize(text, self.chars)
         for token in tokens:
             if token not in self.ids:
-                raise InputError(f"{token!r} does not occur in the data"
-                                 " (case and punctuation matter)")
+                raise InputError(f"{token!r} does not occur in the data (words end at"
+                                 " blanks, case matters; chars takes characters)")
         return [self.ids[token] for token in tokens]
 
     def decode(self, ids):
@@ -142,9 +153,24 @@ def make_sequences(encoded_lines, context_length):
     return sequences
 
 
-def count_predictions(sequences):
-    """How many tokens are predicted: all but the first of each sequence."""
-    return sum(len(ids) - 1 for ids in sequences)
+def hold_out(encoded_lines, fraction, seed):
+    """Lines of ids -> lines to train on, lines to test on.
+
+    A model can learn its lines by heart. Lines that it never saw show
+    whether it learned more than that. A part of the different lines is
+    drawn at random for this (rounded up), with all of their copies.
+
+    Raises InputError if nothing is left to train on.
+    """
+    different = sorted({tuple(ids) for ids in encoded_lines})
+    count = math.ceil(fraction * len(different))
+    if count == len(different):
+        raise InputError(f"no line is left to train on: {count} are held out")
+
+    drawn = set(random.Random(seed).sample(different, count))
+    training_lines = [ids for ids in encoded_lines if tuple(ids) not in drawn]
+    held_out_lines = [ids for ids in encoded_lines if tuple(ids) in drawn]
+    return training_lines, held_out_lines
 
 
 # ------------------------------------------------ tokens look at each other
@@ -163,11 +189,16 @@ def causal_mask(seq_len, device=None):
 
     In training the whole sentence is there. Without the mask, each row but
     the last could read its answer in the column of the next token, and the
-    model would learn nothing else. With it, each row is an honest task. The
-    six sentences make 30 of them: 24 words and 6 ends.
+    model would learn to read instead of to predict. With it, each row is an
+    honest task. The six sentences make 30 of them: 24 words and 6 ends.
+
+    Each head of each block needs the mask: a single leak would be enough.
+    With it, what the model makes of "deep" is the same in "deep learning"
+    and in "deep models", since "deep" sees nothing that comes after it.
     """
+    # Forbid what is above the diagonal (triu keeps the upper triangle)
     ones = torch.ones(seq_len, seq_len, device=device)
-    return torch.triu(ones, diagonal=1).bool()  # keeps what is up and right
+    return torch.triu(ones, diagonal=1).bool()
 
 
 class MaskedSelfAttention(nn.Module):
@@ -186,13 +217,14 @@ class MaskedSelfAttention(nn.Module):
     The softmax turns each row of scores into weights. It takes e to the
     power of each score, and divides by the sum of these in the row.
 
-    The weights are computed anew for each text. What is learned are the
-    layers: one makes q, k and v, one mixes what the heads have found.
+    The weights are computed anew for each text. What is learned are two
+    linear layers: one makes q, k and v, one mixes what the heads have found.
 
     Self: queries, keys and values are all made from the same text.
     Causal: a token looks at itself and at the tokens before it.
-    Multi-head: a token asks H questions at once. Each head has its own
-    d = C / H channels, so H heads need no more parameters than one.
+    Multi-head: a token asks H questions at once. Each head reads all C
+    channels of a token, and makes its own d = C / H channels of query, key
+    and value. So H heads need no more parameters than one.
 
     Raises InputError if embed_dim is not a multiple of num_heads.
     Source: Vaswani et al. 2017, "Attention Is All You Need".
@@ -208,15 +240,22 @@ class MaskedSelfAttention(nn.Module):
         self.projection = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x):
-        """x (B, T, C) -> out (B, T, C), attention weights (B, H, T, T).
+        """x (B, T, C) -> out (B, T, C), weights (B, H, T, T) before dropout.
 
-        Why the root? Without it, a score is a sum of d products. Plus and
-        minus cancel in part, so it is about as large as the root of d, just
-        as 100 random steps to the left or right end about 10 from the
-        start. Large scores make the softmax pick one token. For a query and
-        ten keys of 64 random numbers (mean 0, deviation 1), the largest of
-        the ten weights is 0.86 on average, and 0.32 with the root. Small
-        heads need the root less.
+        Why view and transpose? view cuts each vector into H pieces, one for
+        each head. transpose brings H before T, since @ multiplies the last
+        two dimensions, for each of B and H: (T, d) @ (d, T) is (T, T), a
+        score for each pair of tokens. view(B, H, T, d) would give the same
+        shape at once, but mix up the tokens.
+
+        Why the root? q @ k^T is a sum of d products. Plus and minus cancel
+        in part, so it is about as large as the root of d, just as 100
+        random steps to the left or right typically end about 10 from the
+        start. Large scores make the softmax pick one token before anything
+        is learned. For a query and ten keys of 64 random numbers (mean 0,
+        deviation 1), the largest of the ten weights is 0.86 on average, and
+        0.32 with the root. And in training, a step of q or k would move a
+        score too far, again by the root of d. Small heads need it less.
 
         Why mask before the softmax? e to the power of -inf is 0, and the
         weights that are left still sum to 1. If weights were set to 0 after
@@ -226,7 +265,7 @@ class MaskedSelfAttention(nn.Module):
         H = self.num_heads
         head_size = C // H
 
-        # Make queries, keys and values
+        # Make queries, keys and values: 3 C channels, cut into three
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, T, C)
 
         # Split the channels into heads
@@ -237,7 +276,7 @@ class MaskedSelfAttention(nn.Module):
         # Score how well each key fits each query
         scores = q @ k.transpose(-2, -1) / math.sqrt(head_size)  # (B, H, T, T)
 
-        # Hide the future
+        # Hide the future: the same mask for each of B and H
         scores = scores.masked_fill(causal_mask(T, x.device), float("-inf"))
 
         # Turn each row of scores into weights that sum to 1
@@ -259,16 +298,16 @@ class GPTBlock(nn.Module):
     Residual connections: a block adds to x and doesn't replace it, so it
     has to learn only a correction. On the way forward, each token keeps its
     own vector, while attention alone would average the tokens until all are
-    alike. On the way back, an addition hands the gradient (see train) on to
-    the first block. Without those around attention, 12 blocks learn in 60
-    epochs little but how often each word comes.
+    alike. In training, the addition also hands the gradient on to the first
+    block. If the additions around attention are taken out, a model of 12
+    blocks learns no more than how often each word comes.
 
     LayerNorm: shifts and scales the vector of each token to mean 0 and
     standard deviation 1, so that what comes next reads numbers of a steady
     size. (Learned numbers then scale and shift each channel.) It stands
     before attention and before the feed-forward network, so that x itself
     passes through additions only. In the paper of 2017 it stood after the
-    addition, and training had to start very slowly.
+    addition, and the training started with very small steps.
 
     Feed-forward network: the same two layers for each token by itself.
     Attention moves values between tokens, but it only takes their mean.
@@ -310,7 +349,8 @@ class MiniGPT(nn.Module):
 
     An embedding is a table (V, C): each id picks a row. (This is the same
     as a one-hot vector, with a 1 at the id, times the table.) The rows
-    start at random, and are learned like all other parameters.
+    start at random, and are learned like all other parameters. Nothing else
+    is known of a word: not its letters, and not its meaning.
 
     Positions have a table of their own, since a mean doesn't tell in which
     order its values came. Without positions, the "." of "dog bites man ."
@@ -340,7 +380,7 @@ class MiniGPT(nn.Module):
         if T > self.context_length:
             raise ValueError(f"{T} tokens exceed the context of {self.context_length}")
 
-        # Add what each token is and where it stands
+        # Add what each token is and where it stands: (T, C) to each of B
         positions = torch.arange(T, device=ids.device)  # (T,)
         x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
 
@@ -371,8 +411,11 @@ def collate(sequences):
     Inputs are filled with 0. Any id would do: no token looks ahead at it,
     and what the model predicts after it is not counted.
     """
+    # Shift by one
     inputs = [torch.tensor(ids[:-1]) for ids in sequences]
     targets = [torch.tensor(ids[1:]) for ids in sequences]
+
+    # Fill up short rows
     return (pad_sequence(inputs, batch_first=True, padding_value=DELIMITER_ID),
             pad_sequence(targets, batch_first=True, padding_value=-100))
 
@@ -382,18 +425,25 @@ def next_token_loss(model, inputs, targets):
 
     A next token to which the model gives the probability p costs -ln(p)
     nats: 0 if the model was sure of it, 0.69 for 1/2, 2.3 for 1/10. The
-    mean of these costs, which is returned, is called cross-entropy.
+    mean of these costs, which is returned, is called cross-entropy. (A nat
+    is 1.44 bits: 0.69 nats are one bit, a coin flip.)
 
     All positions are predicted at once. Each is given the true past, and
     not what the model itself would have written (teacher forcing).
     """
-    device = next(model.parameters()).device  # where the model is: CPU or GPU
+    # Predict what follows each input, where the model is: on CPU or GPU
+    device = next(model.parameters()).device
     logits, _ = model(inputs.to(device))  # (B, T, V)
 
-    # cross_entropy takes one long list; the softmax is inside
+    # Compare with the targets, in one long list (cross_entropy has the softmax)
     logits = logits.flatten(0, 1)  # (B * T, V)
     targets = targets.flatten().to(device)  # (B * T,)
     return F.cross_entropy(logits, targets)
+
+
+def count_predictions(sequences):
+    """How many tokens are predicted: all but the first of each sequence."""
+    return sum(len(ids) - 1 for ids in sequences)
 
 
 @torch.no_grad()  # nothing is learned here, so gradients aren't needed
@@ -418,111 +468,120 @@ def entropy_floor(sequences):
     """The lowest loss, in nats per token, without seeing the future.
 
     Even a model that knows the six sentences by heart can't know which of
-    them comes. The best it can do is to give each the probability 1/6. The
-    probability of a sentence is the product of those of its tokens, so the
-    costs of its tokens add up to -ln(1/6) = ln 6. That makes 6 ln 6 in all,
-    and 0.3584 for each of the 30 tokens.
+    them comes. The best it can do is to give each the probability 1/6, which
+    is the product of those of its tokens. Half of the sentences begin with
+    "deep", two of these three go on with "learning", and so on:
 
-    The first id of a sequence is given, so a sequence competes only with
-    those of the same first id. (The pieces of long lines differ in it.)
+        deep     learning     is     powerful     end
+        1/2   *    2/3    *   1   *    1/2    *    1    =   1/6
+        0.69  +    0.41   +   0   +    0.69   +    0    =   ln 6 = 1.79 nats
+
+    So each sentence costs ln 6. That makes 6 ln 6 in all, and 0.3584 for
+    each of the 30 tokens.
+
+    The first id of a sequence is given, and not predicted. So a sequence is
+    compared only with those that begin alike: pieces of long lines may not.
+
+    Lines that were held out have a floor, too: that of a model which knows
+    these very lines by heart. One that never saw them can't come near it.
     """
+    # Count the copies of each sequence, and those that begin alike
     copies = Counter(tuple(ids) for ids in sequences)
-    competitors = Counter(ids[0] for ids in sequences)
+    begin_alike = Counter(ids[0] for ids in sequences)
 
+    # Add up what the copies of each sequence cost
     nats = 0.0
     for ids, count in copies.items():
-        nats += count * -math.log(count / competitors[ids[0]])
+        nats += count * -math.log(count / begin_alike[ids[0]])
     return nats / count_predictions(sequences)
 
 
-# ------------------------------------------------ the loss becomes learning
-def progress(losses, steps, seconds):
-    """One line on the training: step, loss, seconds.
+def print_loss(name, model, vocab, sequences, batch_size=BATCH_SIZE):
+    """Evaluate; print the loss, the perplexity, and warnings.
 
-    The loss is the mean of the last tenth of the steps. If it will take
-    more than another minute, the line says how long.
+    The perplexity is e to the power of the loss. At a perplexity of 3, the
+    model hesitates as if between three equally likely tokens.
     """
-    step = len(losses)
-    latest = losses[-max(1, steps // 10):]
-    mean = sum(latest) / len(latest)
-    line = f"step {step:8}/{steps}  loss {mean:.4f}  {seconds:5.1f} s"
+    loss = evaluate(model, sequences, batch_size)
+    perplexity = torch.tensor(loss).exp()  # at most inf: math.exp can overflow
+    print(f"{name}  loss {loss:.4f}, perplexity {perplexity:#.3g}")
 
-    seconds_left = seconds / step * (steps - step)
-    if seconds_left > 60:
-        line += f", {seconds_left:.0f} s left"
-    return line
+    if math.isnan(loss):
+        print("bug?      no number: were steps too large, or is a row masked whole?")
+    if loss < entropy_floor(sequences) - 0.0001:
+        print("bug?      below the floor: check mask, targets, softmax axis")
+    if loss > math.log(len(vocab.tokens)):
+        print("note      worse than guessing")
 
 
+# ------------------------------------------------ the loss becomes learning
 def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE,
           lr=LEARNING_RATE, watch=lambda: ""):
     """Fit the model to the sequences; return the loss of each step.
 
-    Losses are in nats per token. The first step and each tenth of the steps
-    print a line, which ends with the text that watch() returns.
+    Losses are in nats per token. The first step, each tenth of all steps
+    and the last one print a line: step, mean loss of the latest tenth, time,
+    and what the function watch says (by default, nothing).
 
     Adam is gradient descent with a memory. It moves each parameter against
     the mean of its latest gradients, divided by their usual size, times lr.
     So parameters with small gradients move as far as those with large ones.
+    (Kingma and Ba 2014. Fused: PyTorch moves them all in one go.)
 
-    Ctrl-C ends the training early and keeps what was learned. The model is
-    left in eval mode.
+    shuffle: in each epoch the sequences come in a new order, so that it is
+    never the same ones that share a step. The model is left in eval mode.
     """
+    # Prepare the batches, the optimizer, and the reports
     batches = DataLoader(sequences, batch_size, shuffle=True, collate_fn=collate)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     steps = epochs * len(batches)
-    report_at = {1, *(steps * tenth // 10 for tenth in range(1, 11))}
+    tenth = max(1, steps // 10)
+    started = time.perf_counter()
     losses = []
 
-    # A small model is faster on one thread (several wait for each other)
-    threads = torch.get_num_threads()
-    if sum(p.numel() for p in model.parameters()) < 1_000_000:
-        torch.set_num_threads(1)
+    for epoch in range(epochs):
+        for inputs, targets in batches:
+            # Predict, and measure how wrong the predictions are
+            model.train()  # dropout on (watch turns it off)
+            loss = next_token_loss(model, inputs, targets)
+            losses.append(loss.item())
 
-    started = time.perf_counter()
-    try:
-        for epoch in range(epochs):
-            for inputs, targets in batches:
-                # Predict, and measure how wrong the predictions are
-                model.train()  # dropout on
-                loss = next_token_loss(model, inputs, targets)
-                losses.append(loss.item())
+            # Compute the gradient: how each parameter changes the loss
+            optimizer.zero_grad()  # or earlier steps' gradients are added
+            loss.backward()
 
-                # Compute the gradient: how each parameter changes the loss
-                optimizer.zero_grad()  # or earlier steps' gradients are added
-                loss.backward()
+            # Move each parameter a little, so that the loss falls
+            optimizer.step()
 
-                # Move each parameter a little, so that the loss falls
-                optimizer.step()
+            # Tell how it goes
+            step = len(losses)
+            if step in (1, steps) or step % tenth == 0:
+                latest = losses[-tenth:]
+                seconds = time.perf_counter() - started
+                print(f"step {step:8}/{steps}  loss {sum(latest) / len(latest):.4f}"
+                      f"  {seconds:5.1f} s  {watch()}", flush=True)
 
-                # Tell how it goes
-                if len(losses) in report_at:
-                    line = progress(losses, steps, time.perf_counter() - started)
-                    print(f"{line}  {watch()}", flush=True)
-    except KeyboardInterrupt:
-        print(f"stopped at step {len(losses)}")
-    finally:
-        torch.set_num_threads(threads)
     model.eval()  # dropout off
     return losses
 
 
 # ------------------------------------------------ learning becomes text
-def as_input(ids, model):
-    """List of ids -> (1, T): the latest ids that fit into the context."""
-    device = next(model.parameters()).device
-    return torch.tensor([ids[-model.context_length:]], device=device)
-
-
 @torch.no_grad()
-def next_tokens(prompt, model, vocab, count=3):
-    """What may follow the prompt: pairs of token and probability.
+def predict(ids, model):
+    """List of ids -> logits (1, T, V) for what follows, attention weights.
 
-    This is all that a GPT can do. To write, it does this again and again.
-    Raises InputError for a token that is not in the vocabulary.
+    The model is shown the latest ids that fit into its context. This is all
+    that a GPT can do. To write, it does this again and again.
     """
-    ids = [DELIMITER_ID, *vocab.encode(prompt)]
+    latest = ids[-model.context_length:]
+    device = next(model.parameters()).device
     model.eval()  # dropout off
-    logits, _ = model(as_input(ids, model))  # (1, T, V)
+    return model(torch.tensor([latest], device=device))  # a batch of one
+
+
+def next_tokens(prompt, model, vocab, count=3):
+    """What may follow the prompt: pairs of token and probability."""
+    logits, _ = predict([DELIMITER_ID, *vocab.encode(prompt)], model)
 
     # Only what follows the last token is unknown: take the last logits
     probabilities = F.softmax(logits[0, -1], dim=-1)  # (V,)
@@ -541,11 +600,9 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
 
     Raises InputError if one of these is out of range.
     """
-    least = 1e-6
-    if not (temperature >= least and (top_k is None or top_k >= 1)
-            and least <= top_p <= 1):
-        raise InputError(f"drawing needs a temperature of at least {least}, a top_k"
-                         f" of at least 1, a top_p from {least} to 1")
+    if not (temperature > 0 and 0 < top_p <= 1 and (top_k is None or top_k >= 1)):
+        raise InputError("drawing needs a temperature above 0, a top_p above 0 and up"
+                         " to 1, and a top_k of at least 1")
 
     # Turn logits into probabilities, and put the likeliest first
     probabilities = F.softmax(logits / temperature, dim=-1)  # (V,)
@@ -555,7 +612,7 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
     if top_k is not None:
         ordered[top_k:] = 0.0
 
-    # Drop a token if those before it already reach top_p of what is left
+    # Drop a token if those before it reach top_p of what is left
     if top_p < 1:
         sum_before = ordered.cumsum(dim=-1) - ordered
         ordered[sum_before >= top_p * ordered.sum()] = 0.0
@@ -568,43 +625,40 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
 last_run = None, None  # the model of the last run, and its vocab
 
 
-@torch.no_grad()
-def generate(prompt, model=None, vocab=None, max_new_tokens=None,
+def generate(prompt, model=None, vocab=None, max_new_tokens=100,
              temperature=0.0, top_k=None, top_p=1.0):
     """Continue the prompt, token by token; return all of it as text.
 
     The text ends where the model chooses the delimiter, or else after
-    max_new_tokens, by default as many as the model's context holds.
+    max_new_tokens. Without a model and its vocab, those of the last run are
+    used.
 
     Temperature 0 takes the likeliest token each time (greedy). Such a text
-    may go in circles: what was said once is likely to be said again, and no
-    chance breaks the circle. Above 0, a token is drawn, with the options of
+    may go in circles: once all that the model sees has come before, the
+    same must follow again. Above 0, a token is drawn, with the options of
     sampling_probabilities.
 
     Each step computes the whole text again. Since no token looks ahead, the
     keys and values of earlier tokens stay the same, and could be kept (a KV
-    cache). But once the text is longer than the context, the context moves
-    on, each token gets another learned position, and what was kept is wrong.
+    cache). But a text that outgrows the context moves on in it. Then each
+    token has another position, the others can't see the first one any more,
+    and what was kept is wrong.
 
-    Without model and vocab, those of the last run are used. The model is
-    left in eval mode. Raises InputError for a token that is not in the
-    vocabulary, and for options that make no sense.
+    Raises InputError for unknown tokens, and options that make no sense.
     """
+    # Find a model to write, and refuse what makes no sense
     if model is None and vocab is None:
         model, vocab = last_run
     if model is None or vocab is None:
-        raise InputError('a model and its vocab must be passed: '
-                         'generate("deep", model, vocab)')
+        raise InputError('pass both: generate("deep", model, vocab)')
     if temperature == 0 and (top_k is not None or top_p != 1):
         raise InputError("top_k and top_p need a temperature above 0")
-    if max_new_tokens is None:
-        max_new_tokens = model.context_length
 
+    # Begin with the prompt, and go on token by token
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
-    model.eval()  # dropout off
     for _ in range(max_new_tokens):
         # Predict what follows each token
-        logits, _ = model(as_input(ids, model))  # (1, T, V)
+        logits, _ = predict(ids, model)  # (1, T, V)
 
         # Choose what follows the last one
         if temperature == 0:
@@ -621,23 +675,36 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
     return vocab.decode(ids[1:])
 
 
+# The GPT is complete: if you are in a hurry, stop here. What follows draws
+# its attention, puts the parts together, and reads options.
+
 # ------------------------------------------------ learning becomes a picture
 def label(token):
     """A token as a label: at most 16 characters, blanks made visible."""
-    text = str(token).replace(" ", "␣").replace("\t", "⇥")
+    text = str(token).translate(str.maketrans(" \t\n", "␣⇥⏎"))
     return text if len(text) <= 16 else text[:15] + "…"
 
 
+def attention_of(text, model, vocab):
+    """The tokens of a text that fit into the context, and their weights."""
+    ids = [DELIMITER_ID, *vocab.encode(text)]
+    _, attention_weights = predict(ids, model)
+    tokens = [vocab.tokens[i] for i in ids[-model.context_length:]]
+    return tokens, attention_weights
+
+
 def plot_attention(attention_weights, layer=0, tokens=None):
-    """Draw who looks at whom: a heatmap for each head of a layer.
+    """Draw who looks at whom: a heatmap for each head of a block.
 
-    attention_weights: a (B, H, T, T) per layer. The first of B is drawn.
-    tokens: T words for the axes; if missing, numbers. Row: the token that
-    looks. Column: the token that it looks at.
+    attention_weights: a (B, H, T, T) per block. The first of B is drawn.
+    layer: which block. tokens: T words for the axes; if missing, numbers.
+    Row: the token that looks. Column: the token that it looks at.
 
-    In a notebook, plt.savefig("attention.png") in the same cell keeps it.
+    Raises InputError if there is no block, or if the tokens are not T.
     """
-    weights = attention_weights[layer][0].detach().cpu()  # (H, T, T)
+    if not attention_weights:
+        raise InputError("a model without blocks has no attention to draw")
+    weights = attention_weights[layer][0].detach().float().cpu()  # (H, T, T)
     H, T, _ = weights.shape
     tokens = list(range(T)) if tokens is None else list(tokens)
     if len(tokens) != T:
@@ -646,11 +713,10 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     # Leave the future blank, unless the model saw it
     blank = causal_mask(T) & (weights == 0)  # (H, T, T)
 
-    # Label the tokens, but not more than 40 of them
+    # Label the tokens, but not more than 40 of them ($ starts no formula)
     every = math.ceil(T / 40)
-    places = [t + 0.5 for t in range(0, T, every)]
-    labels = [label(token) for token in tokens[::every]]
-    style = {"labels": labels, "parse_math": False}  # $ is only a $
+    labels = [label(token).replace("$", r"\$") for token in tokens]
+    labels = [text if t % every == 0 else "" for t, text in enumerate(labels)]
 
     # Make room for a panel per head, four in a row
     columns = min(H, 4)
@@ -660,297 +726,188 @@ def plot_attention(attention_weights, layer=0, tokens=None):
 
     # Draw the weights of each head
     for head in range(H):
-        ax = fig.add_subplot(rows, columns, head + 1)
+        with sns.axes_style("white"):
+            ax = fig.add_subplot(rows, columns, head + 1)
         sns.heatmap(weights[head], mask=blank[head].numpy(), vmin=0, vmax=1,
-                    cmap="Blues", annot=T <= 12, fmt=".2f", square=True,
-                    cbar=False, xticklabels=False, yticklabels=False, ax=ax)
-        ax.set_title(f"layer {layer}, head {head}")
-        ax.set_visible(False)  # or the next heatmap draws it all over again
-
-    # Write on the axes
-    for head, ax in enumerate(fig.axes):
-        ax.set_visible(True)
-        ax.set_xticks(places, rotation=45, ha="right", rotation_mode="anchor", **style)
-        ax.set_yticks(places, **style)
+                    cmap="Blues", annot=T <= 12, fmt=".2f", square=True, cbar=False,
+                    xticklabels=labels, yticklabels=labels, ax=ax)
+        ax.set_title(f"block {layer}, head {head}")
         ax.tick_params(length=0, labelleft=head % columns == 0)
+        plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+        plt.setp(ax.get_yticklabels(), rotation=0)
+
+    # Explain the colours and the axes
     fig.set_layout_engine("constrained")
     fig.colorbar(ax.collections[0], ax=fig.axes, label="attention weight", shrink=0.7)
     fig.supylabel("this token ...")
     fig.supxlabel("... attends to this token")
 
 
-# ------------------------------------------------ the whole story
-def hold_out(encoded_lines, fraction, seed):
-    """Lines of ids -> lines to train on, lines to test on.
-
-    A model can learn its lines by heart. Lines that it never saw show
-    whether it learned more than that. A part of the different lines is
-    drawn at random for this, with all of their copies.
-
-    Raises InputError if nothing is left to train on.
-    """
-    different = sorted({tuple(ids) for ids in encoded_lines})
-
-    # Round first: as a float, 0.07 * 100 is a little more than 7
-    count = math.ceil(round(fraction * len(different), 9))
-    if count == len(different):
-        raise InputError(f"no line is left to train on: there are {count}"
-                         f" different lines, and {count} are held out")
-
-    drawn = set(random.Random(seed).sample(different, count))
-    training_lines = [ids for ids in encoded_lines if tuple(ids) not in drawn]
-    held_out_lines = [ids for ids in encoded_lines if tuple(ids) in drawn]
-    return training_lines, held_out_lines
+# ------------------------------------------------ the rest is not about GPTs
+def check_range(least, most, **numbers):
+    """Raise InputError for a number that is not from least to most."""
+    for name, number in numbers.items():
+        if not least <= number <= most:  # true for nan, too
+            raise InputError(f"{name} must be from {least} to {most}, not {number}")
 
 
-def choose_context(encoded_lines, at_most):
-    """How many tokens the model can look at: the longest line, or at_most.
-
-    The delimiter before a line counts as well. A head computes T * T
-    weights, so a long context is costly.
-    """
-    return min(at_most, 1 + max(len(ids) for ids in encoded_lines))
-
-
-def mark_cut(text, prompt, vocab, max_new_tokens):
-    """The text, with "…" if no delimiter came within max_new_tokens."""
-    new_tokens = len(vocab.encode(text)) - len(vocab.encode(prompt))
-    return text + "…" if new_tokens == max_new_tokens else text
-
-
-def print_task(vocab, encoded_lines, training, model):
-    """Print the sizes and two losses to compare with: floor, guessing."""
-    V = len(vocab.tokens)
-    T = model.context_length
-    data = f"{count_predictions(training):,} tokens to predict, vocabulary of {V:,}"
-    cut = sum(1 + len(ids) > T for ids in encoded_lines)
-    if cut > 0:
-        data += f"; {cut:,} of {len(encoded_lines):,} lines are cut at {T} tokens"
-    floor = entropy_floor(training)
-    guessing = math.log(V)  # each token has a probability of 1 / V
+def print_task(model, vocab, lines, sequences):
+    """Print the sizes, and two losses to compare with: floor and guessing."""
+    predictions = count_predictions(sequences)
     parameters = sum(p.numel() for p in model.parameters())
-    device = next(model.parameters()).device
-
-    print(f"data      {data}")
-    print(f"floor     {floor:.4f} nats/token; guessing costs {guessing:.4f}")
-    print(f"model     {parameters:,} parameters on {device.type}", flush=True)
-
-
-def print_loss(name, vocab, sequences, model):
-    """Evaluate; print the loss, the perplexity, and warnings.
-
-    The perplexity is e to the power of the loss. At a perplexity of 3, the
-    model hesitates as if between three equally likely tokens.
-    """
-    loss = evaluate(model, sequences)
-    perplexity = torch.tensor(loss).exp()  # at most inf: math.exp can overflow
-    print(f"{name}  loss {loss:.4f}, perplexity {perplexity:#.3g}")
-    if not loss > entropy_floor(sequences) - 0.0001:  # true for nan, too
-        print("bug?      not above the floor: check mask, targets, softmax axis")
-    if loss > math.log(len(vocab.tokens)):
-        print("note      worse than guessing")
+    V = len(vocab.tokens)
+    print(f"data      {predictions:,} tokens to predict, vocabulary of {V:,}")
+    if len(sequences) > len(lines):
+        print(f"cut       {len(lines):,} lines into {len(sequences):,} pieces,"
+              f" since the context holds {model.context_length} tokens")
+    floor = entropy_floor(sequences)
+    print(f"floor     {floor:.4f} nats/token; guessing costs {math.log(V):.4f}")
+    print(f"model     {parameters:,} parameters", flush=True)
 
 
-def run(lines, options):
-    """Learn the lines, complete the prompt, draw the attention.
+def run(lines=None, *, chars=False, context=128, holdout=0.0, embed_dim=EMBED_DIM,
+        heads=NUM_HEADS, layers=NUM_LAYERS, dropout=DROPOUT, epochs=EPOCHS,
+        batch_size=BATCH_SIZE, lr=LEARNING_RATE, seed=SEED, device="cpu", prompt=None,
+        max_new_tokens=100, temperature=0.0, top_k=None, top_p=1.0, samples=1):
+    """Learn the lines, evaluate, complete the prompt; print how it goes.
 
-    lines: a list, or one text. Returns the model, its vocab, the tokens of
-    the text, and their attention weights. Raises InputError if the lines or
-    the options can't be used.
+    lines: a list, or one text whose lines are taken (else SENTENCES, as they
+    are now; after a change of another constant, run the whole file again).
+    context: the longest piece of a line. holdout: the fraction of different
+    lines that only test. prompt: by default the first word of SENTENCES, or
+    nothing for other lines. samples: how many texts to write.
+
+    Returns the model, its vocab, the tokens of the first text, and their
+    attention weights. Ctrl-C ends the training early. Raises InputError for
+    what can't be used.
     """
     global last_run
 
+    # Refuse numbers that make no sense
+    check_range(1, math.inf, context=context, embed_dim=embed_dim, heads=heads,
+                epochs=epochs, batch_size=batch_size, samples=samples,
+                max_new_tokens=max_new_tokens)
+    check_range(0, 1, holdout=holdout, dropout=dropout, lr=lr)
+    check_range(0, math.inf, layers=layers, temperature=temperature)
+
     # Text becomes tokens (held-out lines give words to the vocab, too)
-    if isinstance(lines, str):
-        lines = lines.split("\n")
-    lines = [line for line in lines if line.strip()]
-    if not lines:
-        raise InputError("the data has no words")
-    vocab = Vocab(lines, options.chars)
-    encoded_lines = [vocab.encode(line) for line in lines]
+    text_lines = split_lines(SENTENCES if lines is None else lines)
+    vocab = Vocab(text_lines, chars)
+    encoded_lines = [vocab.encode(line) for line in text_lines]
 
     # Tokens become sequences, to train on and to test on
-    training_lines, held_out_lines = hold_out(
-        encoded_lines, options.holdout, options.seed)
-    context_length = choose_context(encoded_lines, options.context)
+    training_lines, held_out_lines = hold_out(encoded_lines, holdout, seed)
+    context_length = min(context, 1 + max(len(ids) for ids in encoded_lines))
     training = make_sequences(training_lines, context_length)
     held_out = make_sequences(held_out_lines, context_length)
 
     # Make a model
-    torch.manual_seed(options.seed)
-    model = MiniGPT(len(vocab.tokens), context_length, options.embed_dim,
-                    options.heads, options.layers, options.dropout)
-    model.to(options.device)
+    torch.manual_seed(seed)
+    model = MiniGPT(len(vocab.tokens), context_length,
+                    embed_dim, heads, layers, dropout).to(device)
 
-    # Try the options on the untrained model: errors come now, not later
-    prompt = options.prompt
+    # Let it try to write: what can't be used is told before the training
     if prompt is None:
-        prompt = "" if options.data else lines[0].split()[0]
-    length = options.max_new_tokens or context_length
-    sampling = options.temperature, options.top_k, options.top_p
-    generate(prompt, model, vocab, 1, *sampling)
+        prompt = text_lines[0].split()[0] if lines is None else ""
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    generate(prompt, model, vocab, 1, **sampling)
 
     # Train, and see at each report what the model makes of the prompt
     def watch():
-        few = min(12, length)
-        text = mark_cut(generate(prompt, model, vocab, few), prompt, vocab, few)
+        text = generate(prompt, model, vocab, min(12, max_new_tokens))
         if held_out:
-            text = f"held-out {evaluate(model, held_out):.4f}  {text}"
+            text = f"held-out {evaluate(model, held_out, batch_size):.4f}  {text}"
         return text
 
-    print_task(vocab, encoded_lines, training, model)
-    torch.manual_seed(options.seed)  # again, since the trial may have drawn
-    train(model, training, options.epochs, options.batch_size, options.lr, watch)
+    print_task(model, vocab, training_lines, training)
+    torch.manual_seed(seed)  # again, since the first try may have drawn
+    try:
+        train(model, training, epochs, batch_size, lr, watch)
+    except KeyboardInterrupt:
+        print("stopped   what was learned is kept")
     last_run = model, vocab
 
     # Evaluate
-    print_loss("training", vocab, training, model)
+    print_loss("training", model, vocab, training, batch_size)
     if held_out:
-        print_loss("held-out", vocab, held_out, model)
+        print_loss("held-out", model, vocab, held_out, batch_size)
 
     # Generate
     pairs = next_tokens(prompt, model, vocab)
     print("next     ", ", ".join(f"{label(token)} {p:.2f}" for token, p in pairs))
-    texts = [generate(prompt, model, vocab, length, *sampling)
-             for _ in range(options.samples)]
+    texts = [generate(prompt, model, vocab, max_new_tokens, **sampling)
+             for _ in range(samples)]
     for text in texts:
-        print("text     ", mark_cut(text, prompt, vocab, length))
-
-    # Draw the attention of the first text
-    ids = [DELIMITER_ID, *vocab.encode(texts[0])][-context_length:]
-    tokens = [vocab.tokens[i] for i in ids]
-    with torch.no_grad():
-        _, attention_weights = model(as_input(ids, model))
-    plot_attention(attention_weights, tokens=tokens)
-    return model, vocab, tokens, attention_weights
+        print("text     ", text)
+    return model, vocab, *attention_of(texts[0], model, vocab)
 
 
-# ------------------------------------------------ the rest is not about GPTs
-def between(kind, least, most=2**31 - 1):
-    """A type for argparse: a number of this kind, from least to most."""
-    def number(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan  # which is not between any two numbers
-        if not least <= value <= most:
-            word = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is no {word} from {least} to {most}")
-        return value
-    return number
+def make_parser():
+    """What the command line understands: the arguments of run, and --data.
 
-
-def read_options(argv):
-    """A list of arguments, or one text of them -> options.
-
-    Raises ArgumentError or ValueError if one of them can't be used.
+    An option that is missing is not passed on, so run takes its default.
     """
-    if isinstance(argv, str):
-        try:
-            words = shlex.shlex(argv, posix=True)
-            words.whitespace_split = True
-            words.commenters = ""
-            words.escape = ""  # a backslash is only a backslash
-            argv = list(words)
-        except ValueError as error:
-            raise InputError(f"{error} in {argv}")
-
     parser = argparse.ArgumentParser(
-        "mini_gpt.py", usage=argparse.SUPPRESS, allow_abbrev=False,
-        exit_on_error=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    count = between(int, 1)
-    unit = between(float, 0, 1)
+        "mini_gpt.py", usage="mini_gpt.py [--OPTION VALUE ...]  (see --help)",
+        description="Learn lines of text, complete a prompt, draw the attention."
+                    " In brackets: what is taken by default.",
+        argument_default=argparse.SUPPRESS)
 
-    add = parser.add_argument_group("data").add_argument
-    add("--data", type=Path, metavar="FILE", help="a UTF-8 file, one text a line")
-    add("--chars", action="store_true", help="make tokens of characters, not words")
-    add("--context", type=count, default=128, help="longest piece of a line, in tokens")
-    add("--holdout", type=unit, default=0, help="part of different lines to test on")
-
-    add = parser.add_argument_group("model").add_argument
-    add("--embed-dim", type=count, default=EMBED_DIM, help="channels of a token")
-    add("--heads", type=count, default=NUM_HEADS, help="attention heads in a layer")
-    add("--layers", type=count, default=NUM_LAYERS, help="GPT blocks")
-    add("--dropout", type=unit, default=DROPOUT, help="fraction set to 0 in training")
-
-    add = parser.add_argument_group("training").add_argument
-    add("--epochs", type=count, default=EPOCHS, help="how often each line is seen")
-    add("--batch-size", type=count, default=BATCH_SIZE, help="sequences in a step")
-    add("--lr", type=unit, default=LEARNING_RATE, help="learning rate of Adam")
-    add("--seed", type=between(int, 0), default=SEED, help="start of random numbers")
-    add("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="to compute on")
-
-    add = parser.add_argument_group("generation").add_argument
-    add("--prompt", help="if missing, the first word, or nothing with --data")
-    add("--max-new-tokens", type=count, help="if missing, as many as the context has")
-    add("--temperature", type=between(float, 0), default=0.0,
-        help="0: take the likeliest token; above 0: draw one")
-    add("--top-k", type=count, help="draw from the k likeliest tokens")
-    add("--top-p", type=unit, default=1.0, help="draw from the fewest that reach p")
-    add("--samples", type=count, default=1, help="texts to generate")
-    add("--plot", type=Path, metavar="FILE", default="attention.png", help="picture")
-    options, unknown = parser.parse_known_args(argv)
-
-    if unknown:
-        raise InputError(f"{unknown[0]!r} is no option (--help lists them)")
-    if not torch.get_device_module(options.device).is_available():
-        raise InputError(f"--device {options.device} is not available here")
-    if options.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise InputError(f"--plot {options.plot} is no name with .png, .pdf or .svg")
-    if os.path.isdir(options.plot) or not os.path.isdir(options.plot.parent):
-        raise InputError(f"--plot {options.plot} is no file in a folder that exists")
-    return options
-
-
-def read_text(path):
-    """The text of a file. Raises InputError if it can't be read."""
-    try:
-        return path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"--data {path}: {error}")
-
-
-def save_picture(path):
-    """Write the current figure. Raises InputError if that fails."""
-    try:
-        plt.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--plot {path}: {error}")
-    print(f"picture   {path}")
+    add = parser.add_argument
+    add("--data", metavar="FILE", help="UTF-8, one text a line (six sentences)")
+    add("--chars", action="store_true", help="tokens are characters (words)")
+    add("--context", type=int, help="longest piece of a line, in tokens (128)")
+    add("--holdout", type=float, help="fraction of lines that only test (0)")
+    add("--embed-dim", type=int, help=f"channels of a token ({EMBED_DIM})")
+    add("--heads", type=int, help=f"attention heads in a block ({NUM_HEADS})")
+    add("--layers", type=int, help=f"blocks ({NUM_LAYERS})")
+    add("--dropout", type=float, help=f"fraction set to 0 ({DROPOUT})")
+    add("--epochs", type=int, help=f"how often each line is seen ({EPOCHS})")
+    add("--batch-size", type=int, help=f"sequences in a step ({BATCH_SIZE})")
+    add("--lr", type=float, help=f"learning rate ({LEARNING_RATE})")
+    add("--seed", type=int, help=f"start of the random numbers ({SEED})")
+    add("--device", help="where to compute: cpu, cuda or mps (cpu)")
+    add("--prompt", help="text to complete (first word; with --data, nothing)")
+    add("--max-new-tokens", type=int, help="most tokens to write (100)")
+    add("--temperature", type=float, help="0: the likeliest; above 0: draw (0)")
+    add("--top-k", type=int, help="draw from the k likeliest tokens (all)")
+    add("--top-p", type=float, help="draw from the fewest that reach p (1)")
+    add("--samples", type=int, help="texts to write (1)")
+    return parser
 
 
 def main(argv=()):
-    """Do what the options say, a list or a text such as "--layers 4".
+    """Run with a list of options, save a picture; return what run does.
 
-    Returns the model, its vocab, the tokens of the text, and their
-    attention weights. What can't be used is reported in one line, and the
-    program ends with status 2.
+    A mistake of the user is told in one line, with exit status 2. A bug in
+    the code keeps its traceback.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # "?" for what it can't show
+    parser = make_parser()
+    options = vars(parser.parse_args(argv))
+    path = options.pop("data", None)
 
     try:
-        options = read_options(argv)
-        lines = read_text(options.data) if options.data else SENTENCES
-        result = run(lines, options)
-        save_picture(options.plot)
-        return result
-    except (argparse.ArgumentError, InputError) as error:
-        message = f"mini_gpt.py: error: {error}"
-        status = 2
-    except KeyboardInterrupt:
-        message = "interrupted"
-        status = 130
+        lines = Path(path).read_text("utf-8-sig") if path else None
+    except (OSError, UnicodeError) as error:
+        parser.error(f"--data {path}: {error}")
+    try:
+        model, vocab, tokens, attention_weights = run(lines, **options)
+    except InputError as error:
+        parser.error(str(error))
 
-    # Colab can't show an exit inside of an except
-    print(" ".join(message.split()), file=sys.stderr)
-    sys.exit(status)
+    if attention_weights:
+        plot_attention(attention_weights, tokens=tokens)
+        plt.savefig("attention.png", dpi=150)
+        print("picture   attention.png")
+    else:
+        print("picture   none: without blocks, no token looks at another")
+    return model, vocab, tokens, attention_weights
 
 
 if __name__ == "__main__":
     # In a notebook, sys.argv has the options of the notebook, not ours
     file = globals().get("__file__") or ""
     is_script = Path(file).name == Path(sys.argv[0]).name
-    argv = sys.argv[1:] if is_script else []
-    model, vocab, tokens, attention_weights = main(argv)
+    if is_script and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # "?" for what it can't show
+    model, vocab, tokens, attention_weights = main(sys.argv[1:] if is_script else [])
