@@ -5,12 +5,14 @@
                                draws which words attend to which words
     python mini_gpt.py --help  your own text, sampling, held-out lines
 
-In a notebook, run(lines, layers=3) does the same with lines of your own.
+In a notebook, run(lines, layers=3) learns lines of your own, and
+plot_attention draws them.
 
 A Transformer is a neural network in which the tokens of a text (here
-words) look at each other. In a decoder-only Transformer no token looks
-ahead: each one looks at itself and at those before it. So it can predict
-the next token. To write, it predicts one, appends it, and predicts again.
+words) look at each other. In a decoder-only Transformer, such as a GPT, no
+token looks ahead: each one looks at itself and at those before it. So it
+can predict the next token. To write, it predicts one, appends it, and
+predicts again.
 GPT: generative (it writes), pre-trained (on plain texts, before it is
 trained for a task), Transformer.
 
@@ -23,7 +25,7 @@ shapes:
 
     ids      (B, T)     each token's number in the vocabulary
     vectors  (B, T, C)  C numbers that stand for a token and its position
-    blocks   (B, T, C)  the vectors, after the tokens looked at each other
+    blocks   (B, T, C)  the vectors, after each block has added its part
     logits   (B, T, V)  after each token, a number for each candidate
     loss     ()         one number: how surprising the true next tokens were
 
@@ -122,8 +124,8 @@ class Vocab:
         tokens = tokenize(text, self.chars)
         for token in tokens:
             if token not in self.ids:
-                raise InputError(f"{token!r} does not occur in the data (words end at"
-                                 " blanks, case matters; chars takes characters)")
+                raise InputError(f"{token!r} does not occur in the data (case counts;"
+                                 " tokens are words between blanks, or chars)")
         return [self.ids[token] for token in tokens]
 
     def decode(self, ids):
@@ -157,15 +159,15 @@ def hold_out(encoded_lines, fraction, seed):
     """Lines of ids -> lines to train on, lines to test on.
 
     A model can learn its lines by heart. Lines that it never saw show
-    whether it learned more than that. A part of the different lines is
-    drawn at random for this (rounded up), with all of their copies.
+    whether it learned more than that. So a fraction of the different lines
+    (rounded up) is drawn at random, and held out with all copies.
 
     Raises InputError if nothing is left to train on.
     """
     different = sorted({tuple(ids) for ids in encoded_lines})
     count = math.ceil(fraction * len(different))
     if count == len(different):
-        raise InputError(f"no line is left to train on: {count} are held out")
+        raise InputError(f"no line is left to train on: {count} of {count} held out")
 
     drawn = set(random.Random(seed).sample(different, count))
     training_lines = [ids for ids in encoded_lines if tuple(ids) not in drawn]
@@ -192,9 +194,9 @@ def causal_mask(seq_len, device=None):
     model would learn to read instead of to predict. With it, each row is an
     honest task. The six sentences make 30 of them: 24 words and 6 ends.
 
-    Each head of each block needs the mask: a single leak would be enough.
-    With it, what the model makes of "deep" is the same in "deep learning"
-    and in "deep models", since "deep" sees nothing that comes after it.
+    Tokens look at each other in each head of each block, and each time the
+    mask is needed: a single leak would be enough. With it, "deep" has the
+    same vectors in "deep learning" and in "deep models", all the way up.
     """
     # Forbid what is above the diagonal (triu keeps the upper triangle)
     ones = torch.ones(seq_len, seq_len, device=device)
@@ -212,8 +214,9 @@ class MaskedSelfAttention(nn.Module):
 
         attention(q, k, v) = softmax(mask(q @ k^T / sqrt(d))) @ v
 
-    A score says how well a key fits a query: q @ k^T multiplies the two
-    channel by channel and adds up, and d is how many channels they have.
+    A score says how well a key fits a query: q @ k^T (k transposed)
+    multiplies the two channel by channel and adds up, and d is how many
+    channels they have.
     The softmax turns each row of scores into weights. It takes e to the
     power of each score, and divides by the sum of these in the row.
 
@@ -245,8 +248,8 @@ class MaskedSelfAttention(nn.Module):
         Why view and transpose? view cuts each vector into H pieces, one for
         each head. transpose brings H before T, since @ multiplies the last
         two dimensions, for each of B and H: (T, d) @ (d, T) is (T, T), a
-        score for each pair of tokens. view(B, H, T, d) would give the same
-        shape at once, but mix up the tokens.
+        score for each pair of tokens. (d is head_size.) view(B, H, T, d)
+        would give the same shape at once, but mix up the tokens.
 
         Why the root? q @ k^T is a sum of d products. Plus and minus cancel
         in part, so it is about as large as the root of d, just as 100
@@ -254,8 +257,8 @@ class MaskedSelfAttention(nn.Module):
         start. Large scores make the softmax pick one token before anything
         is learned. For a query and ten keys of 64 random numbers (mean 0,
         deviation 1), the largest of the ten weights is 0.86 on average, and
-        0.32 with the root. And in training, a step of q or k would move a
-        score too far, again by the root of d. Small heads need it less.
+        0.32 with the root. Then each step of training moves the scores too
+        far, again by the root of d. Small heads need the root less.
 
         Why mask before the softmax? e to the power of -inf is 0, and the
         weights that are left still sum to 1. If weights were set to 0 after
@@ -480,7 +483,8 @@ def entropy_floor(sequences):
     each of the 30 tokens.
 
     The first id of a sequence is given, and not predicted. So a sequence is
-    compared only with those that begin alike: pieces of long lines may not.
+    compared only with those of the same first id: whole lines begin with 0,
+    later pieces of long lines don't.
 
     Lines that were held out have a floor, too: that of a model which knows
     these very lines by heart. One that never saw them can't come near it.
@@ -507,7 +511,7 @@ def print_loss(name, model, vocab, sequences, batch_size=BATCH_SIZE):
     print(f"{name}  loss {loss:.4f}, perplexity {perplexity:#.3g}")
 
     if math.isnan(loss):
-        print("bug?      no number: were steps too large, or is a row masked whole?")
+        print("bug?      no number: steps too large, or a token that sees nothing?")
     if loss < entropy_floor(sequences) - 0.0001:
         print("bug?      below the floor: check mask, targets, softmax axis")
     if loss > math.log(len(vocab.tokens)):
@@ -594,8 +598,8 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
 
     Logits are divided by the temperature. Below 1, their differences grow,
     and the likeliest tokens become likelier. Above 1, probabilities even
-    out. top_k keeps only the k likeliest tokens. top_p keeps the fewest of
-    the likeliest whose probabilities reach p together (nucleus sampling,
+    out. Then top_k keeps only the k likeliest tokens. Of these, top_p keeps
+    the fewest that reach p together, the likeliest first (nucleus sampling,
     Holtzman et al. 2019).
 
     Raises InputError if one of these is out of range.
@@ -634,15 +638,15 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=100,
     used.
 
     Temperature 0 takes the likeliest token each time (greedy). Such a text
-    may go in circles: once all that the model sees has come before, the
-    same must follow again. Above 0, a token is drawn, with the options of
-    sampling_probabilities.
+    may go in circles: where all that the model sees has come before, the
+    same must follow as before. Above 0, a token is drawn, with the options
+    of sampling_probabilities.
 
     Each step computes the whole text again. Since no token looks ahead, the
     keys and values of earlier tokens stay the same, and could be kept (a KV
-    cache). But a text that outgrows the context moves on in it. Then each
-    token has another position, the others can't see the first one any more,
-    and what was kept is wrong.
+    cache). But once the text outgrows the context, it loses its first token
+    at each step. The others must then be computed anew, at other positions,
+    as if the lost one had never been there.
 
     Raises InputError for unknown tokens, and options that make no sense.
     """
@@ -697,7 +701,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     """Draw who looks at whom: a heatmap for each head of a block.
 
     attention_weights: a (B, H, T, T) per block. The first of B is drawn.
-    layer: which block. tokens: T words for the axes; if missing, numbers.
+    layer: which block, from 0. tokens: T words for the axes, else numbers.
     Row: the token that looks. Column: the token that it looks at.
 
     Raises InputError if there is no block, or if the tokens are not T.
@@ -710,7 +714,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     if len(tokens) != T:
         raise InputError(f"{len(tokens)} tokens can't label {T} rows of weights")
 
-    # Leave the future blank, unless the model saw it
+    # Leave the future blank (a faulty mask, that shows it, is not hidden)
     blank = causal_mask(T) & (weights == 0)  # (H, T, T)
 
     # Label the tokens, but not more than 40 of them ($ starts no formula)
@@ -743,7 +747,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     fig.supxlabel("... attends to this token")
 
 
-# ------------------------------------------------ the rest is not about GPTs
+# ------------------------------------------------ the whole story
 def check_range(least, most, **numbers):
     """Raise InputError for a number that is not from least to most."""
     for name, number in numbers.items():
@@ -842,6 +846,7 @@ def run(lines=None, *, chars=False, context=128, holdout=0.0, embed_dim=EMBED_DI
     return model, vocab, *attention_of(texts[0], model, vocab)
 
 
+# ------------------------------------------------ the rest is not about GPTs
 def make_parser():
     """What the command line understands: the arguments of run, and --data.
 
