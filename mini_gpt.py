@@ -604,6 +604,7 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
 
     Raises InputError if one of these is out of range.
     """
+    # Refuse what is out of range
     if not (temperature > 0 and 0 < top_p <= 1 and (top_k is None or top_k >= 1)):
         raise InputError("drawing needs a temperature above 0, a top_p above 0 and up"
                          " to 1, and a top_k of at least 1")
@@ -629,13 +630,13 @@ def sampling_probabilities(logits, temperature=1.0, top_k=None, top_p=1.0):
 last_run = None, None  # the model of the last run, and its vocab
 
 
-def generate(prompt, model=None, vocab=None, max_new_tokens=100,
+def generate(prompt, model=None, vocab=None, max_new_tokens=None,
              temperature=0.0, top_k=None, top_p=1.0):
     """Continue the prompt, token by token; return all of it as text.
 
     The text ends where the model chooses the delimiter, or else after
-    max_new_tokens. Without a model and its vocab, those of the last run are
-    used.
+    max_new_tokens, by default as many as the context holds. Without a model
+    and its vocab, those of the last run are used.
 
     Temperature 0 takes the likeliest token each time (greedy). Such a text
     may go in circles: where all that the model sees has come before, the
@@ -657,6 +658,8 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=100,
         raise InputError('pass both: generate("deep", model, vocab)')
     if temperature == 0 and (top_k is not None or top_p != 1):
         raise InputError("top_k and top_p need a temperature above 0")
+    if max_new_tokens is None:
+        max_new_tokens = model.context_length
 
     # Begin with the prompt, and go on token by token
     ids = [DELIMITER_ID, *vocab.encode(prompt)]
@@ -772,7 +775,7 @@ def print_task(model, vocab, lines, sequences):
 def run(lines=None, *, chars=False, context=128, holdout=0.0, embed_dim=EMBED_DIM,
         heads=NUM_HEADS, layers=NUM_LAYERS, dropout=DROPOUT, epochs=EPOCHS,
         batch_size=BATCH_SIZE, lr=LEARNING_RATE, seed=SEED, device="cpu", prompt=None,
-        max_new_tokens=100, temperature=0.0, top_k=None, top_p=1.0, samples=1):
+        max_new_tokens=None, temperature=0.0, top_k=None, top_p=1.0, samples=1):
     """Learn the lines, evaluate, complete the prompt; print how it goes.
 
     lines: a list, or one text whose lines are taken (else SENTENCES, as they
@@ -789,8 +792,7 @@ def run(lines=None, *, chars=False, context=128, holdout=0.0, embed_dim=EMBED_DI
 
     # Refuse numbers that make no sense
     check_range(1, math.inf, context=context, embed_dim=embed_dim, heads=heads,
-                epochs=epochs, batch_size=batch_size, samples=samples,
-                max_new_tokens=max_new_tokens)
+                epochs=epochs, batch_size=batch_size, samples=samples)
     check_range(0, 1, holdout=holdout, dropout=dropout, lr=lr)
     check_range(0, math.inf, layers=layers, temperature=temperature)
 
@@ -813,12 +815,14 @@ def run(lines=None, *, chars=False, context=128, holdout=0.0, embed_dim=EMBED_DI
     # Let it try to write: what can't be used is told before the training
     if prompt is None:
         prompt = text_lines[0].split()[0] if lines is None else ""
+    length = context_length if max_new_tokens is None else max_new_tokens
+    check_range(1, math.inf, max_new_tokens=length)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     generate(prompt, model, vocab, 1, **sampling)
 
     # Train, and see at each report what the model makes of the prompt
     def watch():
-        text = generate(prompt, model, vocab, min(12, max_new_tokens))
+        text = generate(prompt, model, vocab, min(12, length))
         if held_out:
             text = f"held-out {evaluate(model, held_out, batch_size):.4f}  {text}"
         return text
@@ -839,8 +843,7 @@ def run(lines=None, *, chars=False, context=128, holdout=0.0, embed_dim=EMBED_DI
     # Generate
     pairs = next_tokens(prompt, model, vocab)
     print("next     ", ", ".join(f"{label(token)} {p:.2f}" for token, p in pairs))
-    texts = [generate(prompt, model, vocab, max_new_tokens, **sampling)
-             for _ in range(samples)]
+    texts = [generate(prompt, model, vocab, length, **sampling) for _ in range(samples)]
     for text in texts:
         print("text     ", text)
     return model, vocab, *attention_of(texts[0], model, vocab)
@@ -873,7 +876,7 @@ def make_parser():
     add("--seed", type=int, help=f"start of the random numbers ({SEED})")
     add("--device", help="where to compute: cpu, cuda or mps (cpu)")
     add("--prompt", help="text to complete (first word; with --data, nothing)")
-    add("--max-new-tokens", type=int, help="most tokens to write (100)")
+    add("--max-new-tokens", type=int, help="most to write (as the context holds)")
     add("--temperature", type=float, help="0: the likeliest; above 0: draw (0)")
     add("--top-k", type=int, help="draw from the k likeliest tokens (all)")
     add("--top-p", type=float, help="draw from the fewest that reach p (1)")
