@@ -1571,9 +1571,9 @@ def read_bugs(readme):
 
 
 def apply_diff(source, diff):
-    """The source, with the lines after "+ " instead of those after "- "."""
-    for old, new in re.findall(r"((?:^- .*\n)+)((?:^\+ .*\n)*)", diff, re.MULTILINE):
-        old, new = (re.sub("(?m)^[-+] ", "", lines) for lines in (old, new))
+    """The source, with the lines after "+" instead of those after "-"."""
+    for old, new in re.findall(r"(?m)((?:^-.*\n)+)((?:^\+.*\n)*)", diff):
+        old, new = (re.sub("(?m)^[-+] ?", "", lines) for lines in (old, new))
         if source.count(old) != 1:
             raise ValueError(f"mini_gpt.py must have these lines once:\n{old}")
         source = source.replace(old, new)
