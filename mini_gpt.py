@@ -898,10 +898,13 @@ def main(argv=()):
         lines = Path(path).read_text("utf-8-sig") if path else None
     except (OSError, UnicodeError) as error:
         parser.error(f"--data {path}: {error}")
+    mistake = None
     try:
         model, vocab, tokens, attention_weights = run(lines, **options)
     except InputError as error:
-        parser.error(str(error))
+        mistake = str(error)
+    if mistake:
+        parser.error(mistake)  # not in the except, where Colab can't show it
 
     if attention_weights:
         plot_attention(attention_weights, tokens=tokens)

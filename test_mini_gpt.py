@@ -1431,6 +1431,15 @@ def test_a_usual_mistake_is_told_in_one_line_before_training(options, named, cap
     assert stop.value.code == 2 and out == ""
 
 
+def test_a_mistake_in_a_pasted_file_can_be_shown_by_colab(monkeypatch):
+    monkeypatch.setattr(mini_gpt, "SENTENCES", [])
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+
+    assert stop.value.__context__ is None, "IPython 7 fails on an exit in an except"
+
+
 @pytest.mark.parametrize("options", [
     {"context": 0}, {"embed_dim": 0}, {"heads": 0}, {"batch_size": 0}, {"samples": 0},
     {"max_new_tokens": -3}, {"epochs": -1}, {"layers": -1}, {"temperature": -0.1},
