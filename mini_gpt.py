@@ -257,8 +257,8 @@ class MaskedSelfAttention(nn.Module):
         start. Large scores make the softmax pick one token before anything
         is learned. For a query and ten keys of 64 random numbers (mean 0,
         deviation 1), the largest of the ten weights is 0.86 on average, and
-        0.32 with the root. Then each step of training moves the scores too
-        far, again by the root of d. Small heads need the root less.
+        0.32 with the root. And each step of training moves undivided scores
+        too far, for d products add up there, too. Small heads need it less.
 
         Why mask before the softmax? e to the power of -inf is 0, and the
         weights that are left still sum to 1. If weights were set to 0 after
@@ -285,7 +285,7 @@ class MaskedSelfAttention(nn.Module):
         # Turn each row of scores into weights that sum to 1
         weights = F.softmax(scores, dim=-1)  # (B, H, T, T)
 
-        # Collect the values: a weighted mean for each token
+        # Drop some weights, and collect a weighted mean of the values
         out = self.dropout(weights) @ v  # (B, H, T, head_size)
 
         # Put the heads side by side again
@@ -337,11 +337,11 @@ class GPTBlock(nn.Module):
 
     def forward(self, x):
         """x (B, T, C) -> x (B, T, C), attention weights (B, H, T, T)."""
-        # Look: add what attention collects
+        # Look: add what attention collects, after dropout
         attended, weights = self.attention(self.norm1(x))
         x = x + self.dropout(attended)
 
-        # Think: add what the feed-forward network makes of it
+        # Think: add what the feed-forward network makes of it, after dropout
         x = x + self.dropout(self.feed_forward(self.norm2(x)))
         return x, weights
 
@@ -380,6 +380,8 @@ class MiniGPT(nn.Module):
         context_length.
         """
         B, T = ids.shape
+
+        # Refuse what doesn't fit
         if T > self.context_length:
             raise ValueError(f"{T} tokens exceed the context of {self.context_length}")
 
@@ -493,7 +495,7 @@ def entropy_floor(sequences):
     copies = Counter(tuple(ids) for ids in sequences)
     begin_alike = Counter(ids[0] for ids in sequences)
 
-    # Add up what the copies of each sequence cost
+    # Add up what all copies cost, and share it among the predicted tokens
     nats = 0.0
     for ids, count in copies.items():
         nats += count * -math.log(count / begin_alike[ids[0]])
@@ -543,6 +545,7 @@ def train(model, sequences, epochs=EPOCHS, batch_size=BATCH_SIZE,
     started = time.perf_counter()
     losses = []
 
+    # Go through all batches in each epoch
     for epoch in range(epochs):
         for inputs, targets in batches:
             # Predict, and measure how wrong the predictions are
@@ -649,9 +652,10 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
     at each step. The others must then be computed anew, at other positions,
     as if the lost one had never been there.
 
-    Raises InputError for unknown tokens, and options that make no sense.
+    Raises InputError for unknown tokens, and for top_k or top_p where
+    nothing is drawn.
     """
-    # Find a model to write, and refuse what makes no sense
+    # Find a model to write, and refuse top_k and top_p at temperature 0
     if model is None and vocab is None:
         model, vocab = last_run
     if model is None or vocab is None:
@@ -778,8 +782,8 @@ def run(lines=None, *, chars=False, context=128, holdout=0.0, embed_dim=EMBED_DI
         max_new_tokens=None, temperature=0.0, top_k=None, top_p=1.0, samples=1):
     """Learn the lines, evaluate, complete the prompt; print how it goes.
 
-    lines: a list, or one text whose lines are taken (else SENTENCES, as they
-    are now; after a change of another constant, run the whole file again).
+    lines: a list, or one text whose lines are taken; by default SENTENCES.
+    (Whoever changes another constant must run the whole file again.)
     context: the longest piece of a line. holdout: the fraction of different
     lines that only test. prompt: by default the first word of SENTENCES, or
     nothing for other lines. samples: how many texts to write.

@@ -157,7 +157,8 @@ def test_experiment_1(run_cell):
     pencil = [float(paper) for paper, _ in shown]
     assert prices == pytest.approx(pencil[:4] + pencil[3:], abs=0.0006)
 
-    losses = numbers(r"(\d\.\d+) without", run_cell("from contextlib import"))
+    printed = run_cell("from contextlib import redirect_stdout\n\n# Cripple")
+    losses = numbers(r"(\d\.\d+) without", printed)
     for loss, (paper, machine) in zip(losses, shown, strict=True):
         assert 0 < loss - float(paper) + 0.0005 < 0.03
         assert loss == pytest.approx(float(machine), abs=0.004)
@@ -177,7 +178,7 @@ def test_experiment_2(run_cell, notebook):
     assert sum(3 * word in sees for word in words) >= 2
 
 
-def test_experiment_3(run_cell, notebook):
+def test_experiment_3(run_cell, notebook, capsys):
     printed = run_cell("# Climb")
     costs = numbers(r"cost (\S+),", printed)
     repeated = numbers(r" (\d+) of 50", printed)
@@ -200,6 +201,11 @@ def test_experiment_3(run_cell, notebook):
     assert first > 150 and fifth > 150 and eighth < 20
     handed, = numbers(r"(\d+) of 50", run_cell("class WithPrevious"))
     assert handed >= 40
+    cell, = [cell for cell in CELLS if cell.startswith("# Twelve different")]
+    capsys.readouterr()
+    exec(cell.replace("text, model, vocab, 1", "text, handed, vocab, 1"), notebook)
+    first, _, eighth = numbers(r"(\d+) of 200", capsys.readouterr().out)
+    assert first > 150 and eighth < 20
 
 
 def test_experiment_3_silencing_one_head_hurts(run_cell, notebook, capsys):
@@ -217,7 +223,8 @@ def test_experiment_4(run_cell):
     gpt, lstm, opened = (line.get_ydata() for line in plt.gca().get_lines())
     assert min(gpt) > 1e-3 and lstm[0] < 1e-10 and min(opened) > 1e-3
 
-    sixteen, fifteen, moved = numbers(r"(\d+) of 50", run_cell("# 16 random letters"))
+    sixteen, fifteen = numbers(r"(\d+) of 50", run_cell("# 16 random letters"))
+    moved, = numbers(r"(\d+) of 50", run_cell("# Leave out a place"))
     assert sixteen > 45 and fifteen == 0 and moved > 45
 
     plain, opened = numbers(r"(\d+)% of the letters", run_cell("# Given the true past"))
@@ -225,11 +232,11 @@ def test_experiment_4(run_cell):
 
 
 def test_experiment_5(run_cell):
-    printed = run_cell("# A table of 400 facts")
+    printed = run_cell("from contextlib import redirect_stdout\n\n# A table of 400")
     table, = numbers(r"pays (\S+)", printed)
     whole, unbent, missing = numbers(r"network .*: (\S+)", printed)
     assert table == pytest.approx(1.198, abs=0.001)
-    assert whole < 1.22 < unbent < missing and missing > 1.35
+    assert whole < 1.22 and 1.25 < unbent < missing and missing > 1.4
 
 
 def test_experiment_6(run_cell):

@@ -63,7 +63,7 @@ def attention():
 def pencil():
     """What honest models and leaks pay, against what they must pay."""
     names = cell("# What must a model pay")
-    cell("from contextlib", names)
+    cell("from contextlib import redirect_stdout\n\n# Cripple", names)
     price, cripple = names["price"], names["cripple"]
     tables = ["token_embedding", "position_embedding"]
     attention = "attention.projection"
