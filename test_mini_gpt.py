@@ -125,8 +125,8 @@ def test_claim_1_the_past_does_not_depend_on_the_future():
 def test_claim_1_what_is_predicted_learns_nothing_from_the_future():
     model = MiniGPT(vocab_size=17, context_length=8).eval()
     vectors = []  # of the tokens, as they go into the model
-    model.token_embedding.register_forward_hook(
-        lambda module, args, out: vectors.append(out))
+    model.blocks[0].register_forward_pre_hook(
+        lambda module, args: vectors.append(args[0]))
     logits, _ = model(torch.arange(8)[None])
 
     for t in range(8):
@@ -262,6 +262,7 @@ def test_vocab_refuses_a_token_that_it_does_not_have(text, named):
 def test_sequences_predict_each_token_once_from_delimiter_to_delimiter(context):
     pieces = make_sequences(LINES, context)
 
+    assert pieces[0][0] == 0, "a line needs a delimiter before it"
     rebuilt = []
     for piece in pieces:
         assert 2 <= len(piece) <= context + 1, "a piece has at most context + 1 ids"
@@ -337,7 +338,8 @@ def test_attention_weights_are_shares_of_a_whole():
 def test_attention_is_paid_to_the_past_and_never_to_the_future():
     attention = MaskedSelfAttention(32, 2, dropout=0.5)
 
-    _, weights = attention(torch.randn(3, 24, 32))
+    x = torch.randn(3, 24, 32)
+    weights = torch.cat([attention.train()(x)[1], attention.eval()(x)[1]])
 
     assert (weights[..., PAST] > 0).all(), (
         "a token must look at itself and at all before it: is the mask inverted?")
@@ -394,13 +396,17 @@ def test_attention_heads_collect_means_of_values_and_stand_side_by_side():
 
 def test_attention_is_large_where_a_key_fits_a_query():
     q, k, v = torch.zeros(3, 4, 32)
-    q[3, 16:] = k[1, 16:] = 10.0  # head 1: the key of 1 fits the query of 3
+    q[2, 16:] = k[1, 16:] = 10.0  # head 1: the key of 1 fits the query of 2
 
     _, weights = attend(q, k, v)
+    _, swapped = attend(k, q, v)
 
-    assert weights[:, 3, 1].max() > 0.99, (
+    assert swapped[1, 2, 1] < 0.5, (
+        "queries and keys are swapped: qkv gives queries, keys, values, in this order,"
+        " and a row belongs to the token that looks: q @ k.transpose(-2, -1)")
+    assert weights[:, 2, 1].max() > 0.99, (
         "a score must be query times key, of one head: q @ k.transpose(-2, -1)")
-    assert weights[1, 3, 1] > 0.99 and weights[0, 3, 1] < 0.26, (
+    assert weights[1, 2, 1] > 0.99 and weights[0, 2, 1] < 0.34, (
         "head 0 has the first half of the channels, head 1 the second: heads mix")
 
 
@@ -421,8 +427,9 @@ def test_attention_lets_queries_and_keys_learn():
     out, _ = attention(torch.randn(1, 5, 32))
     out.square().sum().backward()
 
-    for name, gradient in zip(["queries", "keys"], attention.qkv.weight.grad.chunk(3)):
-        assert gradient.norm() > 0, f"{name} don't learn: are the weights detached?"
+    names = ["queries", "keys", "values"]
+    for name, gradient in zip(names, attention.qkv.weight.grad.chunk(3)):
+        assert gradient.norm() > 0, f"{name} don't learn: is something detached?"
 
 
 def test_attention_happens_on_the_device_of_x():
@@ -481,7 +488,34 @@ def linear_layers(module):
     return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
 
 
+def test_block_gives_x_and_weights_without_touching_x(block, x):
+    before = x.clone()
+
+    results = block(x)
+
+    assert isinstance(results, tuple) and len(results) == 2, "return x, weights"
+    assert [r.shape for r in results] == [(2, 6, 32), (2, 4, 6, 6)], (
+        "a block must return x (B, T, C) and weights (B, H, T, T)")
+    assert x.equal(before), "x was changed in place: x = x + ..., and not x += ..."
+    assert results[0].equal(block(x)[0]), (
+        "two results for one x and a dropout of 0: use the dropout that is given")
+
+
+def test_block_has_a_norm_for_attention_and_another_for_thinking(block, x):
+    silence(block.attention.projection)  # only the thinking counts
+    before, _ = block(x)
+
+    block.norm1.weight.data *= 2
+    after_norm1, _ = block(x)
+    block.norm2.weight.data *= 2
+    after_norm2, _ = block(x)
+
+    assert torch.allclose(before, after_norm1), "the feed-forward network reads norm2"
+    assert not torch.allclose(before, after_norm2), "norm2 must be used"
+
+
 def test_block_normalizes_what_attention_reads(block, x):
+    silence(linear_layers(block.feed_forward)[-1])
     _, weights = block(x)
     _, weights_of_more = block(10 * x)
 
@@ -489,7 +523,8 @@ def test_block_normalizes_what_attention_reads(block, x):
         "ten times x must get the weights of x: LayerNorm must stand before attention")
 
 
-def test_block_adds_to_x_instead_of_replacing_it(block, x):
+def test_block_adds_to_x_instead_of_replacing_it(x):
+    block = GPTBlock(embed_dim=32, num_heads=4, dropout=0.7).train()
     silence(block.attention.projection)
     silence(linear_layers(block.feed_forward)[-1])
 
@@ -497,7 +532,7 @@ def test_block_adds_to_x_instead_of_replacing_it(block, x):
 
     assert torch.allclose(out, x), (
         "where attention and feed-forward give 0, a block must return x: is a residual"
-        " connection (x = x + ...) missing, or does a LayerNorm change x itself?")
+        " connection (x = x + ...) missing, or does a LayerNorm or dropout change x?")
 
 
 def test_block_adds_what_the_feed_forward_network_makes_of_normalized_x(block, x):
@@ -554,6 +589,7 @@ def test_block_drops_in_four_places_while_it_trains(monkeypatch):
     def watched(x, p=0.5, training=True, inplace=False):
         if training:
             dropped.append((p, *x.shape))
+            assert x.shape[-1] != 128 or x.min() > -0.2, "drop what the GELU gives"
         return dropout(x, p, training, inplace)
 
     monkeypatch.setattr(F, "dropout", watched)
@@ -572,6 +608,30 @@ def test_block_drops_in_four_places_while_it_trains(monkeypatch):
 
 
 # -------------------------------------------- tokens become predictions
+def test_model_has_blocks_of_their_own_that_it_knows_of():
+    one, three = MiniGPT(11, 8, num_layers=1), MiniGPT(11, 8, num_layers=3)
+
+    in_a_block = number_of_parameters(one.blocks[0])
+    in_all = number_of_parameters(one)
+
+    assert in_a_block == 12 * 32 ** 2 + 13 * 32, "a block has a part too many or few"
+    assert in_all > in_a_block, "blocks in a plain list don't learn: use nn.ModuleList"
+    assert number_of_parameters(three) == in_all + 2 * in_a_block, (
+        "each block must be a new one, with parameters of its own")
+    assert in_all - in_a_block == (11 + 8 + 2) * 32 + 33 * 11, (
+        "beside the blocks there must be two embeddings, a LayerNorm, and an output"
+        " layer with parameters of its own")
+
+
+def test_model_drops_nothing_outside_of_its_blocks():
+    model = MiniGPT(11, context_length=8, num_layers=0, dropout=0.9).train()
+
+    logits, _ = model(torch.arange(8)[None])
+
+    assert torch.equal(logits, model(torch.arange(8)[None])[0]), (
+        "dropout belongs into the blocks, and not to embeddings or logits")
+
+
 def test_model_hears_which_token_it_is_and_where_it_stands():
     model = MiniGPT(11, context_length=8).eval()
 
@@ -598,6 +658,25 @@ def test_model_hands_x_from_block_to_block_the_lowest_first():
         " the weights listed from the lowest block up?")
 
 
+def test_model_adds_embeddings_and_hands_x_from_block_to_block():
+    model = MiniGPT(11, context_length=8, num_layers=3).eval()
+    order, read, given = [], [], []
+    for i, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda module, args, out, i=i: (
+            order.append(i), read.append(args[0]), given.append(out[0])) and None)
+    model.norm.register_forward_hook(lambda module, args, out: read.append(args[0]))
+    ids = torch.tensor([[5, 3, 5, 9]])  # shorter than the context
+
+    model(ids)
+
+    added = model.token_embedding.weight[ids] + model.position_embedding.weight[:4]
+    assert order == [0, 1, 2], "each block must be used once, the lowest first"
+    assert torch.allclose(read[0], added), (
+        "block 0 must read token + position embeddings, positions counted from 0")
+    for one, other in zip(given, read[1:], strict=True):
+        assert torch.equal(one, other), "what a block gives, the next must read"
+
+
 def test_model_normalizes_x_before_it_predicts():
     model = MiniGPT(11, context_length=8, num_layers=1).eval()
     silence(model.blocks[0].attention.projection)
@@ -619,30 +698,6 @@ def test_model_gives_logits_and_no_probabilities():
     assert logits.min() < 0, "logits can be any number: the softmax belongs to the loss"
     assert (logits.exp().sum(dim=-1) - 1).abs().min() > 0.01, (
         "logits are not normalized: log_softmax belongs to the loss")
-
-
-def test_model_drops_nothing_outside_of_its_blocks():
-    model = MiniGPT(11, context_length=8, num_layers=0, dropout=0.9).train()
-
-    logits, _ = model(torch.arange(8)[None])
-
-    assert torch.equal(logits, model(torch.arange(8)[None])[0]), (
-        "dropout belongs into the blocks, and not to embeddings or logits")
-
-
-def test_model_has_blocks_of_their_own_that_it_knows_of():
-    one, three = MiniGPT(11, 8, num_layers=1), MiniGPT(11, 8, num_layers=3)
-
-    in_a_block = number_of_parameters(one.blocks[0])
-    in_all = number_of_parameters(one)
-
-    assert in_a_block == 12 * 32 ** 2 + 13 * 32, "a block has a part too many or few"
-    assert in_all > in_a_block, "blocks in a plain list don't learn: use nn.ModuleList"
-    assert number_of_parameters(three) == in_all + 2 * in_a_block, (
-        "each block must be a new one, with parameters of its own")
-    assert in_all - in_a_block == (11 + 8 + 2) * 32 + 33 * 11, (
-        "beside the blocks there must be two embeddings, a LayerNorm, and an output"
-        " layer with parameters of its own")
 
 
 def test_model_has_no_parameter_that_does_not_learn():
@@ -668,7 +723,7 @@ def test_model_makes_its_positions_on_the_device_of_the_ids():
 
     model(torch.zeros(1, 3, dtype=torch.long, device="meta"))
 
-    assert devices == ["meta"], "positions must be made on the device of ids"
+    assert set(devices) <= {"meta"}, "positions must be made on the device of ids"
 
 
 def test_model_refuses_more_tokens_than_its_context_holds():
@@ -710,9 +765,10 @@ def loss_of(probabilities, targets):
 
     def logits_of(ids):
         assert ids.equal(inputs), "the model must be shown the inputs, (B, T)"
-        return logits
+        return logits.clone()  # without a gradient, under no_grad
 
     loss = next_token_loss(Says(logits_of), inputs, targets)
+    assert isinstance(loss, torch.Tensor), "the loss must stay a tensor: no item()"
     assert loss.shape == (), "the loss must be one number, the mean"
     assert not loss.isnan(), "the loss is nan: a log of something below 0?"
     return loss
@@ -831,23 +887,28 @@ def test_floor_and_guessing_are_held_against_the_loss(p, warnings, capsys):
     loss = torch.tensor(p).log().neg()
     first, *others = capsys.readouterr().out.splitlines()
     assert first == f"a name  loss {loss:.4f}, perplexity {loss.exp():#.3g}"
-    assert [line[:len(told)] for line, told in zip(others, warnings, strict=True)] == (
-        warnings)
+    assert len(others) == len(warnings), "one warning where something is wrong"
+    assert all(line.startswith(told) for line, told in zip(others, warnings))
 
 
 # -------------------------------------------- the loss becomes learning
-def test_training_takes_steps_of_adam():
+@pytest.mark.parametrize("sequences, batch_size, epochs", [
+    pytest.param(SEQUENCES, 32, 3, id="a step an epoch"),
+    pytest.param(4 * SEQUENCES[:1], 2, 2, id="two steps an epoch"),
+])
+def test_training_takes_steps_of_adam(sequences, batch_size, epochs):
     model = MiniGPT(V, context_length=6, dropout=0.0).eval()
     by_hand = MiniGPT(V, context_length=6, dropout=0.0)
     by_hand.load_state_dict(model.state_dict())
     optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01)
 
-    losses = train(model, SEQUENCES, epochs=3, lr=0.01)
+    losses = train(model, sequences, epochs, batch_size, lr=0.01)
 
-    assert len(losses) == 3, "train must return the loss of each step"
+    steps = epochs * math.ceil(len(sequences) / batch_size)
+    assert len(losses) == steps, "train must take all steps, and return their losses"
     assert isinstance(losses[0], float), "a loss is a number: item() frees its graph"
     for step, loss in enumerate(losses):
-        expected = next_token_loss(by_hand, *collate(SEQUENCES))
+        expected = next_token_loss(by_hand, *collate(sequences[:batch_size]))
         optimizer.zero_grad()
         expected.backward()
         optimizer.step()
@@ -884,17 +945,18 @@ def test_training_shows_each_sequence_once_an_epoch_in_a_new_order():
 def test_training_tells_how_it_goes(epochs, reports, capsys):
     tenth = max(1, epochs // 10)
 
-    losses = train(MiniGPT(V, 6), SEQUENCES, epochs, watch=lambda: "it writes")
+    said = iter(range(100))
+    losses = train(MiniGPT(V, 6), SEQUENCES, epochs, watch=lambda: f"no. {next(said)}")
 
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(reports), "the first step, each tenth, and the last"
-    for line, step in zip(printed, reports):
+    for number, (line, step) in enumerate(zip(printed, reports)):
         latest = losses[:step][-tenth:]
         assert f" {step}/{epochs} " in line, "a line must tell the step"
         assert f" {sum(latest) / len(latest):.4f} " in line, (
             "a line must tell the mean loss of the latest tenth, with four digits")
         assert re.search(r" \d+\.\d s ", line), "a line must tell the seconds"
-        assert line.endswith("it writes"), "a line must end with what watch() says"
+        assert line.endswith(f"no. {number}"), "a line must end with what watch() says"
 
 
 def test_training_is_not_changed_by_who_watches():
@@ -906,11 +968,12 @@ def test_training_is_not_changed_by_who_watches():
     watched.load_state_dict(alone.state_dict())
 
     torch.manual_seed(1)
-    losses = train(alone, SEQUENCES, epochs=20)
+    losses = train(alone, SEQUENCES, epochs=20, batch_size=2)
     torch.manual_seed(1)
-    watched_losses = train(watched, SEQUENCES, epochs=20, watch=watch)
+    watched_losses = train(watched, SEQUENCES, epochs=20, batch_size=2, watch=watch)
 
-    assert watched_losses == losses, "after watch() dropout must be on again"
+    assert watched_losses == losses, (
+        "after watch() dropout must be on again, and a greedy text must draw nothing")
 
 
 # -------------------------------------------- learning becomes text
@@ -924,6 +987,7 @@ def scripted(words, context_length=100):
 
     def logits_of(ids):
         assert len(ids) == 1, "the model needs ids of (1, T)"
+        assert ids.max() < V, "no token has this id: argmax over the last position only"
         assert len(shown) < 200, "generation never stops: count new tokens"
         word = words[min(len(shown), len(words) - 1)]
         shown.append(VOCAB.decode(ids[0].tolist()))
@@ -943,9 +1007,11 @@ def test_generation_appends_the_likeliest_token_after_the_last():
 
     text = generate("deep", model, VOCAB, max_new_tokens=3)
 
-    assert len(text.split()) == 4, "a text has its prompt and max_new_tokens more"
-    assert text == "deep models use attention", (
+    first, *others = text.split()
+    assert first == "deep", "a text begins with its prompt, and not with a delimiter"
+    assert others[:3] == "models use attention".split(), (
         "the next token must be the likeliest by the logits at the last position")
+    assert len(others) == 3, "a text has its prompt and max_new_tokens more"
     assert len(shown) == 3, "the model must be asked max_new_tokens times"
     assert not model.learns, "a text needs no dropout and no gradients"
     assert generate("deep", model, VOCAB, max_new_tokens=0) == "deep"
@@ -959,6 +1025,9 @@ def test_generation_stops_at_the_delimiter():
     assert text == "deep learning", (
         "the text must end where the model says <|endoftext|>, which is no part of it")
     assert len(shown) == 2, "generation must stop at <|endoftext|>"
+    model, _ = scripted("<|endoftext|>")
+    assert generate("deep", model, VOCAB, 4, temperature=0.01) == "deep", (
+        "a drawn text must end there, too")
 
 
 def test_generation_shows_the_model_all_that_fits_into_its_context():
@@ -977,6 +1046,18 @@ def test_generation_begins_with_nothing_and_goes_on_as_the_context_holds():
 
     assert generate("", model, VOCAB).split() == 7 * ["fun"]
     assert shown[0] == DELIMITER
+
+
+def test_generation_shows_ids_on_the_device_of_the_model():
+    model = MiniGPT(V, context_length=6).to("meta")
+    devices = []
+    model.register_forward_pre_hook(
+        lambda module, args: devices.append(args[0].device.type))
+
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        generate("deep", model, VOCAB, 1)  # a meta tensor has no numbers
+
+    assert devices == ["meta"], "ids must be made on the device of the model"
 
 
 FOUR = [0.15, 0.5, 0.05, 0.3]  # the probabilities of four tokens
@@ -1269,6 +1350,7 @@ def test_default_run_tells_its_story(trained, capsys):
     T = len(tokens)
     assert [weights.shape for weights in attention_weights] == 2 * [(1, 4, T, T)]
     assert labels(plt.gcf().axes[0].xaxis) == tokens
+    assert plt.gcf().axes[0].get_title() == "block 0, head 0"
     assert Path("attention.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -1293,7 +1375,10 @@ def test_run_generates_as_it_is_told(capsys):
     model, vocab, tokens, attention_weights = run(
         prompt="deep learning", max_new_tokens=5, samples=3, epochs=1, **options)
 
-    texts = re.findall(r"\ntext      (.*)", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    texts = re.findall(r"\ntext      (.*)", printed)
+    for told in re.findall(r"step .* s  (.*)", printed):
+        assert len(told.split()) <= 2 + 5, "a report writes no more than the end does"
     torch.manual_seed(mini_gpt.SEED)
     run(epochs=1)  # as many random numbers
     again = [generate("deep learning", model, vocab, 5, **options) for _ in range(3)]
@@ -1302,6 +1387,15 @@ def test_run_generates_as_it_is_told(capsys):
     _, expected = model(torch.tensor([[vocab.tokens.index(token) for token in tokens]]))
     assert torch.allclose(attention_weights[1], expected[1])
     assert not attention_weights[0].requires_grad
+
+
+def test_run_takes_an_empty_prompt_and_a_device_as_they_are(capsys):
+    model, vocab, *_ = run(prompt="", epochs=1)
+
+    (token, p), *_ = next_tokens("", model, vocab)
+    assert f"\nnext      {token} {p:.2f}, " in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="nowhere"):
+        run(device="nowhere")
 
 
 def test_run_of_characters_writes_to_the_end_of_a_line(capsys):
@@ -1378,7 +1472,10 @@ def test_ctrl_c_ends_the_training_and_keeps_what_was_learned(monkeypatch, capsys
     three_epochs, *_ = run(epochs=3)
     monkeypatch.setattr(mini_gpt, "train", interrupted)
 
-    model, *_ = run(epochs=10)
+    try:
+        model, *_ = run(epochs=10)
+    except KeyboardInterrupt:
+        pytest.fail("Ctrl-C must end the training, and not the run")
 
     assert same_parameters(model, three_epochs)
     assert re.search(r"\nstopped .*\ntraining  loss", capsys.readouterr().out)
@@ -1418,6 +1515,9 @@ def test_options_are_the_arguments_of_run_and_help_shows_its_defaults(
 
     assert passed.pop("prompt") == "-x" and passed.pop("device") == "1"
     assert passed == {name: 1 for name in defaults if name not in ("prompt", "device")}
+    whole = [name for name, number in passed.items() if type(number) is int]
+    assert whole == ("context embed_dim heads layers epochs batch_size seed"
+                     " max_new_tokens top_k samples").split()
 
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
@@ -1469,6 +1569,7 @@ def test_a_mistake_in_a_pasted_file_can_be_shown_by_colab(monkeypatch):
     {"context": 0}, {"embed_dim": 0}, {"heads": 0}, {"batch_size": 0}, {"samples": 0},
     {"max_new_tokens": -3}, {"epochs": -1}, {"layers": -1}, {"temperature": -0.1},
     {"temperature": math.nan}, {"holdout": 1.1}, {"dropout": -0.1}, {"lr": 10},
+    {"lr": math.nan},
     {"temperature": 1.0, "top_p": 0.0},
 ], ids=str)
 def test_numbers_out_of_range_are_refused_in_a_notebook_too(options, capsys):
