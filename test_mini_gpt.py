@@ -51,6 +51,7 @@ from mini_gpt import (
     plot_attention, print_loss, run, sampling_probabilities, train)
 
 plt.switch_backend("Agg")  # draws without a window
+torch.set_num_threads(1)  # several would wait for each other on a busy machine
 SCRIPT = Path(mini_gpt.__file__).resolve()
 SOURCE = SCRIPT.read_text(encoding="utf-8")
 
