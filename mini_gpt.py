@@ -195,8 +195,8 @@ def causal_mask(seq_len, device=None):
     honest task. The six sentences make 30 of them: 24 words and 6 ends.
 
     Tokens look at each other in each head of each block, and each time the
-    mask is needed: a single leak would be enough. With it, "deep" has the
-    same vectors in "deep learning" and in "deep models", all the way up.
+    mask is needed: a single leak betrays the future. With the mask, "deep"
+    has the same vectors in "deep learning" and in "deep models".
     """
     # Forbid what is above the diagonal (triu keeps the upper triangle)
     ones = torch.ones(seq_len, seq_len, device=device)
@@ -257,8 +257,8 @@ class MaskedSelfAttention(nn.Module):
         start. Large scores make the softmax pick one token before anything
         is learned. For a query and ten keys of 64 random numbers (mean 0,
         deviation 1), the largest of the ten weights is 0.86 on average, and
-        0.32 with the root. And each step of training moves undivided scores
-        too far, for d products add up there, too. Small heads need it less.
+        0.32 with the root. In training, too, each step would move them too
+        far: the changes of d products add up. Small heads need it less.
 
         Why mask before the softmax? e to the power of -inf is 0, and the
         weights that are left still sum to 1. If weights were set to 0 after
@@ -642,9 +642,9 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
     and its vocab, those of the last run are used.
 
     Temperature 0 takes the likeliest token each time (greedy). Such a text
-    may go in circles: where all that the model sees has come before, the
-    same must follow as before. Above 0, a token is drawn, with the options
-    of sampling_probabilities.
+    may go in circles: once a whole context comes again, so does all that
+    followed it. Above 0, a token is drawn, with the options of
+    sampling_probabilities.
 
     Each step computes the whole text again. Since no token looks ahead, the
     keys and values of earlier tokens stay the same, and could be kept (a KV
@@ -686,8 +686,8 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
     return vocab.decode(ids[1:])
 
 
-# The GPT is complete: if you are in a hurry, stop here. What follows draws
-# its attention, puts the parts together, and reads options.
+# The GPT is complete: you may stop here. What follows draws its attention,
+# puts the parts together, and reads options.
 
 # ------------------------------------------------ learning becomes a picture
 def label(token):
@@ -721,7 +721,7 @@ def plot_attention(attention_weights, layer=0, tokens=None):
     if len(tokens) != T:
         raise InputError(f"{len(tokens)} tokens can't label {T} rows of weights")
 
-    # Leave the future blank (a faulty mask, that shows it, is not hidden)
+    # Leave the future blank (but show it where a faulty mask does)
     blank = causal_mask(T) & (weights == 0)  # (H, T, T)
 
     # Label the tokens, but not more than 40 of them ($ starts no formula)
@@ -783,7 +783,7 @@ def run(lines=None, *, chars=False, context=128, holdout=0.0, embed_dim=EMBED_DI
     """Learn the lines, evaluate, complete the prompt; print how it goes.
 
     lines: a list, or one text whose lines are taken; by default SENTENCES.
-    (Whoever changes another constant must run the whole file again.)
+    (Other constants are read only when the whole file is run.)
     context: the longest piece of a line. holdout: the fraction of different
     lines that only test. prompt: by default the first word of SENTENCES, or
     nothing for other lines. samples: how many texts to write.

@@ -316,6 +316,46 @@ def test_bug_is_as_told(diff, told, capsys):
     assert callable(getattr(test_mini_gpt, test)), "there is no such test"
 
 
+def test_plain_gradient_descent_does_as_well_with_a_hundred_times_the_rate(capsys):
+    diff = (
+            "-     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)\n"
+            "+     optimizer = torch.optim.SGD(model.parameters(), lr=100 * lr)\n")
+
+    edited(diff)
+
+    assert training_loss(capsys.readouterr().out) < 0.38
+
+
+def test_the_word_that_occurs_twice_wins_by_a_hair(capsys):
+    for word, other in ("powerful", "fun"), ("fun", "powerful"):
+        lines = [line.replace("are powerful", f"are {word}") for line in SENTENCES]
+        model, vocab, *_ = mini_gpt.run(lines, dropout=0, prompt="deep")
+        pairs = mini_gpt.next_tokens("deep learning is", model, vocab)
+        (first, p), (second, q), _ = pairs
+        assert (first, second) == (word, other) and p - q < 0.02
+
+
+def test_another_set_of_lines_has_its_prices_too(run_cell, notebook):
+    run_cell("# What must a model pay")
+    run_cell("from contextlib import redirect_stdout\n\n# Cripple")
+    notebook["lines"] = [
+        "we learn by doing", "we learn by teaching", "you teach by doing",
+        "they sing all night", "we dance", "you sing by night"]
+    exec("""
+vocab = Vocab(lines)
+sequences = make_sequences([vocab.encode(line) for line in lines], 5)
+gaps = []
+for view, parts in [(views["the last word"], ["position_embedding", "projection"]),
+                    (views["all words so far"], [])]:
+    torch.manual_seed(SEED)
+    model = MiniGPT(len(vocab.tokens), context_length=5)
+    cripple(model, *parts)
+    train(model, sequences)
+    gaps.append(evaluate(model, sequences) - price(lines, view))
+""", notebook)
+    assert 0 < min(notebook["gaps"]) and max(notebook["gaps"]) < 0.03
+
+
 def test_numbers_of_hidden_bugs_spread_over_all():
     answers = Counter(hide_bug(SOURCE, number)[1] for number in range(4700, 4800))
 
