@@ -318,8 +318,8 @@ def test_bug_is_as_told(diff, told, capsys):
 
 def test_plain_gradient_descent_does_as_well_with_a_hundred_times_the_rate(capsys):
     diff = (
-            "-     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)\n"
-            "+     optimizer = torch.optim.SGD(model.parameters(), lr=100 * lr)\n")
+        "-     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)\n"
+        "+     optimizer = torch.optim.SGD(model.parameters(), lr=100 * lr)\n")
 
     edited(diff)
 
