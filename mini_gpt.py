@@ -167,7 +167,7 @@ def hold_out(encoded_lines, fraction, seed):
     different = sorted({tuple(ids) for ids in encoded_lines})
     count = math.ceil(fraction * len(different))
     if count == len(different):
-        raise InputError(f"no line is left to train on: {count} of {count} held out")
+        raise InputError(f"of {count} different lines, {count} are held out: none left")
 
     drawn = set(random.Random(seed).sample(different, count))
     training_lines = [ids for ids in encoded_lines if tuple(ids) not in drawn]
@@ -659,7 +659,7 @@ def generate(prompt, model=None, vocab=None, max_new_tokens=None,
     if model is None and vocab is None:
         model, vocab = last_run
     if model is None or vocab is None:
-        raise InputError('pass both: generate("deep", model, vocab)')
+        raise InputError('run first, or pass both: generate("deep", model, vocab)')
     if temperature == 0 and (top_k is not None or top_p != 1):
         raise InputError("top_k and top_p need a temperature above 0")
     if max_new_tokens is None:
@@ -899,7 +899,7 @@ def main(argv=()):
     path = options.pop("data", None)
 
     try:
-        lines = Path(path).read_text("utf-8-sig") if path else None
+        lines = None if path is None else Path(path).read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
         parser.error(f"--data {path}: {error}")
     mistake = None

@@ -54,6 +54,8 @@ plt.switch_backend("Agg")  # draws without a window
 torch.set_num_threads(1)  # several would wait for each other on a busy machine
 SCRIPT = Path(mini_gpt.__file__).resolve()
 SOURCE = SCRIPT.read_text(encoding="utf-8")
+if SCRIPT.parent != Path(__file__).resolve().parent:
+    raise ImportError(f"{SCRIPT} was imported, and not the file beside {__file__}")
 
 VOCAB = Vocab(SENTENCES)
 V = len(VOCAB.tokens)
@@ -1538,10 +1540,11 @@ def test_options_are_the_arguments_of_run_and_help_shows_its_defaults(
     pytest.param("--heads 5", "32 channels don't split into 5 heads", id="five heads"),
     pytest.param("--prompt zebra", "'zebra' does not occur", id="an unknown word"),
     pytest.param("--top-k 3", "need a temperature above 0", id="greedy top-k"),
-    pytest.param("--holdout 1", "no line is left", id="all held out"),
+    pytest.param("--holdout 1", "none left", id="all held out"),
     pytest.param("--data no.txt", "no.txt", id="no file"),
+    pytest.param("--data=", "--data", id="no name"),
     pytest.param("--data latin.txt", "utf-8", id="not UTF-8"),
-    pytest.param("--data empty.txt", "no line is left", id="an empty file"),
+    pytest.param("--data empty.txt", "none left", id="an empty file"),
 ])
 def test_a_usual_mistake_is_told_in_one_line_before_training(options, named, capsys):
     Path("latin.txt").write_bytes(b"caf\xe9")
@@ -1736,6 +1739,8 @@ def lab(argv=None):
     task.add_argument("--bug", type=int, metavar="N", help="a bug, by any number")
     parser.add_argument("--tell", action="store_true", help="only tell which bug it is")
     options = parser.parse_args(argv)
+    if options.tell and options.blank:
+        parser.error("--tell needs --bug N")
 
     # Make the file, and say what judges it
     judge = "pytest lab/judge.py -x --tb=short"
