@@ -85,7 +85,7 @@ def trained():
 
 
 class Says(nn.Linear):
-    """Stands in for a model: a function of the ids (B, T) gives its logits."""
+    """Stands in for a model: a function of ids (B, T) gives its logits."""
 
     def __init__(self, logits_of, context_length=100):
         super().__init__(1, 1)  # a parameter, which says where the model is
@@ -845,7 +845,7 @@ def test_evaluation_is_a_mean_over_tokens_without_dropout(sequences, batch_size)
 
 # -------------------------------------------- the entropy floor
 def floor_by_prefixes(sequences):
-    """The floor by its definition: the entropy of what follows each prefix."""
+    """The floor by definition: the entropy of what follows each prefix."""
     followed = {}
     for ids in sequences:
         for t in range(1, len(ids)):
@@ -981,7 +981,7 @@ def test_training_is_not_changed_by_who_watches():
 
 # -------------------------------------------- learning becomes text
 def scripted(words, context_length=100):
-    """A model that says one word after the other, and notes what it is shown.
+    """A model that says word after word, and notes what it is shown.
 
     The next word is the likeliest at the last position. At the others it is
     "you". At the end of the script the last word comes again and again.
@@ -1690,7 +1690,7 @@ def blank(source, part):
     docstring = function.body[0]
     lines = source.splitlines()
 
-    # Of each line of code, keep the indent, and the comment if it is a shape
+    # Of each line of code, keep the indent, and a comment that is a shape
     scaffold = []
     for line in lines[docstring.end_lineno:function.end_lineno]:
         indent, code, comment = re.fullmatch(r"( *)([^#]*)(.*)", line).groups()
@@ -1705,7 +1705,7 @@ def blank(source, part):
 
 
 def read_bugs(readme):
-    """The bugs of the field guide: pairs of a diff and what is told of it."""
+    """The bugs of the bug hunt: pairs of a diff and what is told of it."""
     return re.findall(r"```diff\n([^`]+)```\n\n(Loss .*)", readme)
 
 
@@ -1720,7 +1720,7 @@ def apply_diff(source, diff):
 
 
 def hide_bug(source, number):
-    """The source with a bug and without comments in its code, and the answer."""
+    """The source with a bug, without comments in its code; the answer."""
     readme = SCRIPT.with_name("README.md").read_text(encoding="utf-8")
     diff, told = random.Random(number).choice(read_bugs(readme))
     source = apply_diff(source, diff)
@@ -1730,7 +1730,7 @@ def hide_bug(source, number):
 
 
 def lab(argv=None):
-    """Set an exercise, or hide a bug: write lab/mini_gpt.py and its judge."""
+    """Set an exercise or hide a bug: lab/mini_gpt.py, and its judge."""
     parser = argparse.ArgumentParser(
         "test_mini_gpt.py", usage="test_mini_gpt.py --blank PART, or --bug N [--tell]",
         description=lab.__doc__)
