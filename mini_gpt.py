@@ -786,7 +786,8 @@ def run(lines=None, *, chars=False, context=128, holdout=0.0, embed_dim=EMBED_DI
     (Other constants are read only when the whole file is run.)
     context: the longest piece of a line. holdout: the fraction of different
     lines that only test. prompt: by default the first word of SENTENCES, or
-    nothing for other lines. samples: how many texts to write.
+    nothing for other lines. samples: how many texts to write. The others
+    are those of MiniGPT (layers: blocks, or 0 for none), train, generate.
 
     Returns the model, its vocab, the tokens of the first text, and their
     attention weights. Ctrl-C ends the training early. Raises InputError for
