@@ -504,6 +504,18 @@ def test_block_gives_x_and_weights_without_touching_x(block, x):
         "two results for one x and a dropout of 0: use the dropout that is given")
 
 
+def test_block_adds_to_x_instead_of_replacing_it(x):
+    block = GPTBlock(embed_dim=32, num_heads=4, dropout=0.7).train()
+    silence(block.attention.projection)
+    silence(linear_layers(block.feed_forward)[-1])
+
+    out, _ = block(x)
+
+    assert torch.allclose(out, x), (
+        "where attention and feed-forward give 0, a block must return x: is a residual"
+        " connection (x = x + ...) missing, or does a LayerNorm or dropout change x?")
+
+
 def test_block_has_a_norm_for_attention_and_another_for_thinking(block, x):
     silence(block.attention.projection)  # only the thinking counts
     before, _ = block(x)
@@ -524,18 +536,6 @@ def test_block_normalizes_what_attention_reads(block, x):
 
     assert torch.allclose(weights, weights_of_more, atol=1e-3), (
         "ten times x must get the weights of x: LayerNorm must stand before attention")
-
-
-def test_block_adds_to_x_instead_of_replacing_it(x):
-    block = GPTBlock(embed_dim=32, num_heads=4, dropout=0.7).train()
-    silence(block.attention.projection)
-    silence(linear_layers(block.feed_forward)[-1])
-
-    out, _ = block(x)
-
-    assert torch.allclose(out, x), (
-        "where attention and feed-forward give 0, a block must return x: is a residual"
-        " connection (x = x + ...) missing, or does a LayerNorm or dropout change x?")
 
 
 def test_block_adds_what_the_feed_forward_network_makes_of_normalized_x(block, x):
